@@ -1,0 +1,1 @@
+"""Where and when: deployment files, the ``refit`` command, Prefect's server."""

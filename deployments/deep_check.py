@@ -1,0 +1,26 @@
+"""``refit check --deep``: sources are read and the model is built, in a folder that is thrown away."""
+
+import tempfile
+from pathlib import Path
+
+from refit import batches, fitting, gate, ingestion, sources, splits, validation
+from refit.config import Job
+from refit.layout import Layout
+
+
+def check_deeply(job: Job) -> None:
+    """Do what a run does before it fits.
+
+    Raises:
+        RefitError: what the run would fail with.
+    """
+    with tempfile.TemporaryDirectory(prefix="refit-check-") as folder:
+        layout = Layout(Path(folder))
+        run = layout.run(job.name, "check")
+        snapshot = ingestion.ingest(job, layout, sources.list_inputs(job.data))
+        validation.validate_snapshot(job, snapshot, layout)
+        splits.split_rows(snapshot, job.split, layout, run)
+        train = splits.read_rows(snapshot, layout, run, "train", [column.name for column in snapshot.columns])
+        plan = batches.plan_batches(job, snapshot, train)
+        gate.check_gate(job.gate, plan.target.kind)
+        fitting.describe_model(job, plan)

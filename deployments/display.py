@@ -1,0 +1,115 @@
+"""Runs and models as people read them in a terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from refit.headline import Facts, read_stages, write_headline
+from refit.layout import Layout, home_layout
+from refit.records import RunRecord
+from refit.registry import VersionRecord
+from refit.wording import format_number, format_seconds, format_time
+
+_COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "calm": "cyan"}
+
+
+def show_outcome(console: Console, record: RunRecord) -> None:
+    """The verdict in one sentence, and where everything lies."""
+    layout = home_layout()
+    _show_headline(console, record, layout)
+    places = [("run", layout.run(record.job, record.run).root)]
+    if record.model_version is not None:
+        places.append(("model", layout.model(record.job).version(record.model_version)))
+    elif record.saved_model:
+        places.append(("candidate", layout.resolve(record.saved_model)))
+    if record.report:
+        places.append(("report", layout.resolve(record.report)))
+    for name, path in places:
+        console.print(f"  {name:<12}{path}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"  {'curves':<12}make board, or refit board: TensorBoard over {layout.runs_dir}", highlight=False, soft_wrap=True, markup=False
+    )
+
+
+def _show_headline(console: Console, record: RunRecord, layout: Layout) -> None:
+    headline = write_headline(Facts(record, read_stages(layout.run(record.job, record.run))))
+    colour = _COLOURS[headline.tone]
+    console.print(f"[bold {colour}]{headline.badge}[/]  ", end="")
+    console.print(headline.sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_runs(console: Console, records: list[RunRecord], layout: Layout) -> None:
+    """A line a run."""
+    if not records:
+        console.print(
+            f"There is no run under {layout.runs_dir} yet. refit run deployments/digits.yaml makes one.", markup=False, soft_wrap=True
+        )
+        return
+    table = _table("run", "started", "status", "verdict", "version", "test", "seconds")
+    for record in records:
+        metrics = ", ".join(f"{name} {format_number(value)}" for name, value in list(record.metrics.get("test", {}).items())[:2])
+        seconds = (record.ended - record.started).total_seconds() if record.ended else None
+        version = str(record.model_version) if record.model_version and record.verdict != "skipped" else ""
+        cells = [f"{record.job}/{record.run}", format_time(record.started), record.status, record.verdict or "", version, metrics]
+        table.add_row(*cells, format_seconds(seconds) if seconds is not None else "")
+    console.print(table)
+
+
+def show_run(console: Console, record: RunRecord) -> None:
+    """What happened, why, and the numbers."""
+    layout = home_layout()
+    console.print(f"[bold]{record.job}[/]  run {record.run}, {format_time(record.started)}", highlight=False)
+    _show_headline(console, record, layout)
+    for reason in record.reasons:
+        console.print(f"  - {reason}", markup=False, highlight=False, soft_wrap=True)
+    if record.error:
+        console.print(f"  {record.error}", markup=False, highlight=False, soft_wrap=True)
+    if record.metrics:
+        console.print(_metrics_table(record))
+    if record.report:
+        console.print(f"  report  {layout.resolve(record.report)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _metrics_table(record: RunRecord) -> Table:
+    champion = record.champion.metrics if record.champion else {}
+    table = _table("metric", "validation", "test", *(["champion, same rows"] if champion else []))
+    for name, value in record.metrics.get("test", {}).items():
+        cells = [name, format_number(record.metrics.get("validation", {}).get(name)), format_number(value)]
+        table.add_row(*cells, *([format_number(champion.get(name))] if champion else []))
+    return table
+
+
+def show_models(console: Console, found: dict[str, list[VersionRecord]], held: set[str], layout: Layout) -> None:
+    """The line of versions of each model, the one that serves first."""
+    if not found:
+        console.print(f"No model is published under {layout.models_dir} yet.", markup=False, soft_wrap=True)
+    for name, versions in found.items():
+        hold = "  [yellow]promotion is held[/]" if name in held else ""
+        console.print(f"[bold]{name}[/]{hold}", highlight=False)
+        table = _table("version", "", "run", "published", "by", "verdict", "test")
+        for version in sorted(versions, key=lambda v: v.version, reverse=True):
+            table.add_row(*_version_cells(version))
+        console.print(table)
+
+
+def _version_cells(version: VersionRecord) -> Iterable[str]:
+    standing = "serves" if version.serving else "withdrawn" if version.withdrawn else ""
+    metrics = ", ".join(f"{name} {format_number(value)}" for name, value in list(version.metrics.items())[:2])
+    how = f"rollback to {version.restores}" if version.restores else version.verdict or ""
+    return (
+        str(version.version),
+        standing,
+        version.run or "",
+        format_time(version.at) if version.at else "",
+        version.by or "",
+        how,
+        metrics,
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("run", "started"))
+    return table

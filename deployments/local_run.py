@@ -1,0 +1,109 @@
+"""One run in this process: skipped before Prefect is started where nothing changed.
+
+Otherwise Prefect's server starts while TensorFlow is imported: each takes seconds, and neither needs the other.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import rich
+
+from deployments.server import prepare_server
+from refit import ownership, runs
+from refit.config import Job
+from refit.errors import AlreadyRunningError
+from refit.jobfile import read_job
+from refit.layout import Layout, home_layout
+from refit.records import RunRecord
+
+
+def run_here(file: Path, overrides: Mapping[str, Any], *, deployment: str | None, force: bool, fresh: bool) -> RunRecord:
+    """Run the job of a file and return its record.
+
+    Raises:
+        RequestError: the file or the overrides are wrong.
+        AlreadyRunningError: another process owns the job.
+        RefitError: the run failed; its record says how.
+    """
+    job = read_job(file, overrides, deployment=deployment)
+    runs.check_references(job)
+    layout = home_layout().create()
+    skipped = _skip(job, layout, is_wanted=force or fresh or bool(overrides))
+    return skipped or _run_flow(job, layout, force=force or bool(overrides), fresh=fresh)
+
+
+def _skip(job: Job, layout: Layout, *, is_wanted: bool) -> RunRecord | None:
+    """The record of a skipped run, where no interrupted run waits and nothing changed."""
+    with ownership.own_job(layout, job.name):
+        if is_wanted or runs.find_unfinished(layout, job.name):
+            return None
+        inputs = runs.inspect_inputs(job)
+        unchanged = runs.find_unchanged(layout, job.name, inputs)
+        return runs.skip_run(job, layout, inputs, unchanged) if unchanged else None
+
+
+def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecord:
+    wait = prepare_server()
+    # refit's own lines tell what happens, and its error tells what failed. Source: handlers in prefect/logging/logging.yml
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    importing = threading.Thread(target=_import_tensorflow, daemon=True)
+    importing.start()
+    from flows.retrain import retrain
+
+    _show_log()
+    wait()
+    importing.join()
+    state = retrain(job=job, force=force, fresh=fresh, return_state=True)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    if state.is_cancelled():
+        raise AlreadyRunningError(state.message or "already running.")
+    return runs.read_run(layout, job.name, result)
+
+
+def _import_tensorflow() -> None:
+    """Import early, without the lines that its C++ part writes to stderr on every machine; Python's own stderr stays as it is."""
+    with contextlib.suppress(Exception), _native_stderr_closed():  # what fails here fails again where it is needed, and is told there
+        importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    kept = os.dup(2)
+    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        sys.stderr = python_stderr
+        os.close(kept)
+        os.close(nowhere)
+
+
+class _StageLines(logging.Handler):
+    """Lines of refit's log on stderr, above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        colour = "yellow" if record.levelno >= logging.WARNING else "dim"
+        console = rich.get_console()
+        console.print(f"[{colour}]{time.strftime('%H:%M:%S')}[/]", end=" ")
+        console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_log() -> None:
+    rich.reconfigure(stderr=True)
+    logger = logging.getLogger("refit")
+    logger.addHandler(_StageLines())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

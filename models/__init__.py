@@ -1,0 +1,1 @@
+"""Builders to use and to copy: each file holds one ``build_model(features, target, **options) -> keras.Model``."""

@@ -1,0 +1,173 @@
+"""Candidate and champion on the same rows, each from its own SavedModel and from raw columns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from refit.export import raw_columns
+from refit.features import encode_labels
+from refit.layout import Layout, RunLayout
+from refit.metrics import compute_metrics
+from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan
+from refit.registry import champion_record
+from refit.splits import Rows, count_shared
+from refit.stages import read_stage
+
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Labels ``[rows]`` and predictions of one model: ``[rows, classes]`` probabilities, or ``[rows]`` values."""
+
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+class IncompatibleError(ValueError):
+    """A model cannot be asked about these rows; the text says why."""
+
+
+def score_rows(saved_model: Path, columns: dict[str, np.ndarray], target: TargetPlan) -> np.ndarray:
+    """Predictions of a SavedModel for raw rows.
+
+    Args:
+        saved_model: with ``serving_default`` over raw columns; it may want fewer columns than are given.
+        columns: raw columns, ``[rows, *shape]``.
+        target: what the caller expects to be predicted.
+
+    Raises:
+        IncompatibleError: it wants a column that is not there, of another type or shape, or knows other classes.
+    """
+    try:
+        model = tf.saved_model.load(str(saved_model))
+    except (OSError, ValueError) as error:
+        raise IncompatibleError(f"it cannot be loaded: {error}") from error
+    predict = model.signatures["serving_default"]
+    wanted = dict(predict.structured_input_signature[1])
+    _check_inputs(wanted, columns)
+    output = "prediction" if target.kind == "regression" else "probabilities"
+    _check_output(predict.structured_outputs, output, target)
+    num_rows = len(next(iter(columns.values())))
+    parts = [
+        predict(**{name: tf.constant(columns[name][start : start + BATCH_ROWS], spec.dtype) for name, spec in wanted.items()})[
+            output
+        ].numpy()
+        for start in range(0, num_rows, BATCH_ROWS)
+    ]
+    return np.concatenate(parts)
+
+
+def _check_inputs(wanted: dict[str, tf.TensorSpec], columns: dict[str, np.ndarray]) -> None:
+    for name, spec in wanted.items():
+        if name not in columns:
+            raise IncompatibleError(f'it wants the column "{name}", which the data no longer have as a feature')
+        values = columns[name]
+        received = "string" if values.dtype == object else values.dtype.name
+        if received != spec.dtype.name or not spec.shape.is_compatible_with(values.shape):
+            raise IncompatibleError(
+                f'it wants "{name}" as {spec.dtype.name} {spec.shape.as_list()[1:]}, it is {received} {list(values.shape[1:])} now'
+            )
+
+
+def _check_output(outputs: dict[str, tf.TensorSpec], name: str, target: TargetPlan) -> None:
+    if name not in outputs:
+        raise IncompatibleError(f'it has no output "{name}": it predicts another kind of target')
+    if target.kind != "regression" and outputs[name].shape[1] != len(target.classes or ()):
+        raise IncompatibleError(f"it knows {outputs[name].shape[1]} classes, there are {len(target.classes or ())} now")
+
+
+def evaluate(
+    model_name: str, plan: BatchesRecord, exported: ExportRecord, validation: Rows, test: Rows, layout: Layout, run: RunLayout
+) -> EvaluationRecord:
+    """Score the candidate on validation and test rows, and the champion on the same test rows.
+
+    Writes labels and both models' predictions on the test rows to ``scores.parquet``.
+    """
+    candidate = layout.resolve(exported.path)
+    metrics: dict[str, Metrics] = {}
+    for side, rows in (("validation", validation), ("test", test)):
+        labels = encode_labels(rows.table[plan.target.name], plan.target)
+        predictions = score_rows(candidate, raw_columns(rows.table, plan.features), plan.target)
+        metrics[side] = compute_metrics(plan.target.kind, labels, predictions)
+    champion, champion_predictions = _evaluate_champion(model_name, plan, test, labels, layout, run)
+    _write_scores(run, labels, predictions, champion_predictions)
+    _write_board(run, metrics["test"])
+    return EvaluationRecord.model_validate({"metrics": metrics, "champion": champion, "num_rows": len(labels)})
+
+
+def _evaluate_champion(
+    model_name: str, plan: BatchesRecord, test: Rows, labels: np.ndarray, layout: Layout, run: RunLayout
+) -> tuple[ChampionRecord | None, np.ndarray | None]:
+    serving = champion_record(layout, model_name)
+    if serving is None:
+        return None, None
+    shared = count_shared(run, layout.run(model_name, serving.run)) if serving.run else None
+    base = ChampionRecord(version=serving.version, run=serving.run, metrics={}, num_shared_rows=shared or 0)
+    try:
+        columns = _champion_columns(model_name, serving.run, plan, test, layout)
+        predictions = score_rows(layout.model(model_name).version(serving.version), columns, plan.target)
+    except IncompatibleError as error:
+        return base.model_copy(update={"incompatible": str(error)}), None
+    return base.model_copy(update={"metrics": compute_metrics(plan.target.kind, labels, predictions)}), predictions
+
+
+def _champion_columns(model_name: str, run: str | None, plan: BatchesRecord, test: Rows, layout: Layout) -> dict[str, np.ndarray]:
+    """Raw columns as the champion's own features take them, where its run is still there.
+
+    Raises:
+        IncompatibleError: its classes are others, or in another order.
+    """
+    own = read_stage(layout.run(model_name, run), "convert", BatchesRecord) if run else None
+    if own is None:
+        return raw_columns(test.table, plan.features)
+    if (own.target.kind, own.target.classes) != (plan.target.kind, plan.target.classes):
+        raise IncompatibleError(f"it predicts {_classes(own.target)}, the target is {_classes(plan.target)} now")
+    return raw_columns(test.table, tuple(f for f in own.features if f.name in test.table.column_names))
+
+
+def _classes(target: TargetPlan) -> str:
+    return target.kind if target.classes is None else f"{target.kind} {', '.join(map(str, target.classes[:12]))}"
+
+
+def _write_scores(run: RunLayout, labels: np.ndarray, candidate: np.ndarray, champion: np.ndarray | None) -> None:
+    columns = {"label": pa.array(labels), "candidate": _as_array(candidate)}
+    if champion is not None:
+        columns["champion"] = _as_array(champion)
+    aside = run.scores.with_suffix(".tmp")
+    pq.write_table(pa.table(columns), aside)
+    aside.replace(run.scores)
+
+
+def _as_array(predictions: np.ndarray) -> pa.Array:
+    if predictions.ndim == 1:
+        return pa.array(predictions)
+    return pa.FixedSizeListArray.from_arrays(pa.array(predictions.ravel()), predictions.shape[1])
+
+
+def read_scores(run: RunLayout) -> tuple[Scores, Scores | None]:
+    """Candidate's and champion's scores on the test rows."""
+    table = pq.read_table(run.scores)
+    labels = table["label"].to_numpy()
+    both = [Scores(labels, _from_array(table[name])) if name in table.column_names else None for name in ("candidate", "champion")]
+    return both[0], both[1]  # type: ignore[return-value]
+
+
+def _from_array(values: pa.ChunkedArray) -> np.ndarray:
+    combined = values.combine_chunks()
+    if not pa.types.is_fixed_size_list(values.type):
+        return np.asarray(combined.to_numpy())
+    return np.asarray(combined.flatten().to_numpy()).reshape(len(combined), values.type.list_size)
+
+
+def _write_board(run: RunLayout, metrics: Metrics) -> None:
+    """One point a metric in TensorBoard, under the name that the fit uses."""
+    writer = tf.summary.create_file_writer(str(run.tensorboard_dir / "evaluation"))
+    with writer.as_default(step=0):
+        for name, value in metrics.items():
+            tf.summary.scalar(f"test_{name}", value)
+    writer.close()

@@ -1,0 +1,192 @@
+"""The SavedModel that serves: one graph from raw columns to named outputs, proved in a process that has only TensorFlow."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from refit import proof
+from refit.errors import ProofError
+from refit.layout import Layout, RunLayout
+from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_folder
+from refit.registry import digest_folder
+from refit.schema import raw_input, to_numpy
+from refit.splits import Rows
+
+PROOF_ROWS = 256
+LATENCY_CALLS = 200
+# Largest difference between a prediction in the training process and from the SavedModel; both compute in float32.
+TOLERANCE = 1e-5
+
+
+def raw_columns(table: pa.Table, features: tuple[FeaturePlan, ...]) -> dict[str, np.ndarray]:
+    """Raw columns as the exported signature takes them; strings as objects."""
+    return {plan.name: to_numpy(table[plan.name], plan) for plan in features}
+
+
+def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: Layout, run: RunLayout) -> ExportRecord:
+    """Write the SavedModel of a fitted model into the run's folder and prove it.
+
+    Args:
+        model: with its final weights.
+        plan: features and target.
+        rows: raw rows to prove it on; the first ``PROOF_ROWS`` are used.
+        layout: for the record's relative path.
+        run: the run's paths.
+
+    Raises:
+        ProofError: it cannot be loaded without this repository, or predicts something else.
+    """
+    with _judge() as judge, tempfile.TemporaryDirectory(dir=run.model_dir, prefix=".export.") as folder:
+        aside = Path(folder) / "saved_model"
+        specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=f.name) for f in plan.features}
+        _write_saved_model(model, plan, specs, aside)
+        inputs = raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features)
+        expected = {name: values.numpy() for name, values in outputs_of(model, plan, _tensors(inputs)).items()}
+        reply = _prove(judge, aside, inputs, expected, Path(folder))
+        shutil.rmtree(run.saved_model, ignore_errors=True)
+        aside.rename(run.saved_model)
+    sync_folder(run.model_dir)
+    return ExportRecord(
+        path=layout.relative(run.saved_model),
+        digest=digest_folder(run.saved_model),
+        num_bytes=sum(path.stat().st_size for path in run.saved_model.rglob("*") if path.is_file()),
+        inputs={name: f"{spec.dtype.name} {['batch', *spec.shape[1:]]}".replace("'", "") for name, spec in specs.items()},
+        outputs={name: f"{values.dtype.name} {['batch', *values.shape[1:]]}".replace("'", "") for name, values in expected.items()},
+        proof_rows=len(rows.table.slice(0, PROOF_ROWS)),
+        max_abs_difference=reply["difference"],
+        latency_p50_ms=round(reply["latency_p50_ms"], 3),
+        latency_p99_ms=round(reply["latency_p99_ms"], 3),
+    )
+
+
+def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Named outputs of the signature.
+
+    Returns:
+        ``probabilities`` ``[batch, classes]`` and ``label`` ``[batch]`` in the target's own type; for a binary target also
+        ``score`` ``[batch]``, the probability of the second class; for a regression ``prediction`` ``[batch]``.
+    """
+    predicted = tf.cast(model(inputs, training=False), tf.float32)
+    if plan.target.kind == "regression":
+        return {"prediction": predicted[:, 0]}
+    classes = tf.constant(list(plan.target.classes or ()), tf.string if plan.target.column.type == "string" else tf.int64)
+    if plan.target.kind == "classes":
+        return {"probabilities": predicted, "label": tf.gather(classes, tf.argmax(predicted, axis=1))}
+    score = predicted[:, 0]
+    return {
+        "probabilities": tf.stack([1 - score, score], axis=1),
+        "label": tf.gather(classes, tf.cast(score >= 0.5, tf.int32)),
+        "score": score,
+    }
+
+
+def _write_saved_model(model: keras.Model, plan: BatchesRecord, specs: dict[str, tf.TensorSpec], path: Path) -> None:
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", lambda columns: outputs_of(model, plan, columns), input_signature=[specs])
+    archive.write_out(str(path), verbose=False)
+
+
+def _tensors(inputs: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in inputs.items()}
+
+
+# ---- the proof
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The process, and the file that takes what it writes to stderr."""
+
+    process: "subprocess.Popen[str]"
+    stderr: IO[str]
+
+    def last_words(self) -> str:
+        self.stderr.seek(0)
+        lines = self.stderr.read().strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def _judge() -> Iterator["_Judge"]:
+    """A process that has only TensorFlow. It is started early, so that its import runs while the model is written."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
+        process = subprocess.Popen(  # noqa: S603 -- our own script with our own interpreter
+            [sys.executable, "-I", proof.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        )
+        try:
+            yield _Judge(process, stderr)
+        finally:
+            if process.stdin:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+def _prove(
+    judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    given, told = folder / "inputs.npz", folder / "outputs.npz"
+    np.savez(given, **{name: np.char.encode(v.astype("U"), "utf-8") if v.dtype == object else v for name, v in inputs.items()})
+    request = {
+        "saved_model": str(saved_model),
+        "inputs": str(given),
+        "outputs": str(told),
+        "batch_sizes": [64, 1],
+        "latency_calls": LATENCY_CALLS,
+    }
+    reply = _ask(judge, request)
+    if "error" in reply:
+        raise ProofError(
+            f"the exported model cannot be served without this repository: {reply['error']}.",
+            where=str(saved_model.name),
+            remedy="Let the model use Keras and TensorFlow operations only, no Python functions.",
+        )
+    difference = max(_difference(expected, told), reply["batch_differences"])
+    if not difference <= TOLERANCE:
+        raise ProofError(
+            "the exported model predicts something else than the model that was trained.",
+            where="export",
+            expected=f"a difference of at most {TOLERANCE:g}",
+            received=f"{difference:.3g}",
+            remedy="Look for layers whose results depend on the batch or on Python state.",
+        )
+    return {**reply, "difference": difference}
+
+
+def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:
+    process = judge.process
+    if process.stdin is None or process.stdout is None:
+        raise TypeError("the process has no pipes")
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+    line = process.stdout.readline()
+    return dict(json.loads(line)) if line else {"error": f"the process ended with status {process.wait()}: {judge.last_words()}"}
+
+
+def _difference(expected: dict[str, np.ndarray], path: Path) -> float:
+    """Largest difference of a numeric output; infinite where labels differ though probabilities do not tie."""
+    with np.load(path, allow_pickle=False) as stored:
+        told = {name: stored[name] for name in stored.files}
+    if told.keys() != expected.keys():
+        return float("inf")
+    floats = [name for name in expected if expected[name].dtype.kind == "f"]
+    return max(float(np.abs(told[name] - expected[name]).max()) for name in floats)

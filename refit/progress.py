@@ -1,0 +1,62 @@
+"""What a fit tells while it runs, and the bar that people see in a terminal."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit is: counts of what is done, and the newest values by name."""
+
+    epoch: int
+    num_epochs: int
+    step: int
+    steps_per_epoch: int
+    values: dict[str, float]
+
+    @property
+    def is_epoch_end(self) -> bool:
+        """Whether the epoch's last step is done and its validation too."""
+        return self.step == self.steps_per_epoch
+
+
+OnProgress = Callable[[FitProgress], None]
+
+
+def ignore_progress(_: FitProgress) -> None:
+    """Tell nobody."""
+
+
+def describe(values: dict[str, float]) -> str:
+    """``loss 0.0912 · val_loss 0.1034``."""
+    return " · ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+@contextlib.contextmanager
+def terminal_bar(console: Console) -> Iterator[OnProgress]:
+    """A bar over epochs and steps; silent where the console is no terminal."""
+    columns = (
+        TextColumn("[bold]fit[/]  epoch {task.fields[epoch]}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[told]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("fit", total=None, epoch="", told="")
+
+        def show(progress: FitProgress) -> None:
+            done = progress.epoch * progress.steps_per_epoch + progress.step
+            bar.update(
+                task,
+                completed=done,
+                total=progress.num_epochs * progress.steps_per_epoch,
+                epoch=f"{progress.epoch + 1}/{progress.num_epochs}",
+                told=describe(progress.values),
+            )
+
+        yield show

@@ -1,0 +1,418 @@
+"""What stages hand over and what stays on disk: small frozen JSON documents.
+
+A record is written last, aside, and renamed, so that its existence means that its stage is complete. Paths in records
+are relative to REFIT_HOME. Fields may be added; those that stand here keep their names and meanings.
+"""
+
+import contextlib
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from refit.config import Job, TargetKind
+from refit.errors import CorruptRecordError
+
+Verdict = Literal["promote", "keep", "first", "incompatible", "skipped"]
+Status = Literal["running", "completed", "failed", "cancelled", "abandoned"]
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
+Metrics = dict[str, float]
+
+
+class Record(BaseModel):
+    """Immutable and strict; a newer field in an old program's hands is ignored, so that forks can read each other's runs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+    def write(self, path: Path) -> Self:
+        """Put the record at ``path`` whole or not at all."""
+        write_atomically(path, self.model_dump_json(indent=2).encode() + b"\n")
+        return self
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            FileNotFoundError: there is none, so its stage is not complete.
+            CorruptRecordError: it is not a record of this kind.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise CorruptRecordError(
+                f"this is no valid {cls.__name__}: {'.'.join(map(str, first['loc']))} {first['msg']}.",
+                where=str(path),
+                remedy="Restore the file, or remove the folder that it describes.",
+            ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write aside, fsync, rename, fsync the folder: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- data
+
+
+class Column(Record):
+    """One column of a snapshot.
+
+    ``type`` is Arrow's name of the storage type (``double``, ``string``, ``fixed_size_binary[64]``). A tensor column also
+    has the ``shape`` of one row and the ``dtype`` of its elements.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+
+class ShardRecord(Record):
+    """One Parquet file of a snapshot: content digest, rows, bytes."""
+
+    digest: str
+    num_rows: int
+    num_bytes: int
+
+
+class SourceRecord(Record):
+    """One input of a snapshot. ``num_read`` is the sum of the five counts that follow it."""
+
+    name: str
+    digest: str
+    num_read: int
+    num_kept: int
+    num_rejected: int = 0
+    num_filtered: int = 0
+    num_duplicate: int = 0
+    num_superseded: int = 0
+    shards: tuple[ShardRecord, ...] = ()
+
+
+class SnapshotRecord(Record):
+    """What a data set holds at one time. ``id`` is the digest of all the rest but ``parent``."""
+
+    id: str
+    dataset: str
+    key: tuple[str, ...]
+    key_hash: str = Field(description="Name and version of the hash in the column _key_hash.")
+    reading: str = Field("", description="Digest of what decides how a source's row becomes a stored row.")
+    columns: tuple[Column, ...]
+    sources: tuple[SourceRecord, ...]
+    parent: str | None = None
+
+    @property
+    def shards(self) -> list[ShardRecord]:
+        """All shards in order of their sources."""
+        return [shard for source in self.sources for shard in source.shards]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows over all shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    def column(self, name: str) -> Column:
+        """The column of that name; ``KeyError`` where there is none."""
+        return {c.name: c for c in self.columns}[name]
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"{self.num_rows:,} rows in {len(self.shards)} shards from {len(self.sources)} inputs, snapshot {self.id}"
+
+
+class CheckRecord(Record):
+    """One check of the data: what was checked, whether it held, and the numbers."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class ValidationRecord(Record):
+    """The snapshot against its schema and the job."""
+
+    checks: tuple[CheckRecord, ...]
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"{len(self.checks)} checks held"
+
+
+class SplitRecord(Record):
+    """Which row is on which side. Arrays lie in the run's ``split`` folder."""
+
+    by: str
+    num_rows: dict[Side, int]
+    digest: str = Field(description="SHA-256 over the sides of all rows in snapshot order.")
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"by {self.by}: " + ", ".join(f"{count:,} {side}" for side, count in self.num_rows.items())
+
+
+# ---- model
+
+
+class FeaturePlan(Record):
+    """One feature with the statistics that its layers hold, all from the train split."""
+
+    name: str
+    kind: Literal["numeric", "category", "image"]
+    column: Column
+    mean: float | None = None
+    variance: float | None = None
+    num_missing: int = 0
+    vocabulary: tuple[str, ...] | tuple[int, ...] | None = None
+    scale: float | None = None
+
+
+class TargetPlan(Record):
+    """What is predicted: the classes in order of their index, none for a regression."""
+
+    name: str
+    kind: TargetKind
+    column: Column
+    classes: tuple[str, ...] | tuple[int, ...] | None = None
+
+
+class BatchesRecord(Record):
+    """How rows become batches."""
+
+    engine: Literal["resident"]
+    row_bytes: int
+    batch_size: int
+    steps_per_epoch: int
+    elements: dict[str, str] = Field(description="Each element of a batch: dtype and shape.")
+    features: tuple[FeaturePlan, ...]
+    target: TargetPlan
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"{len(self.features)} features, {self.steps_per_epoch} steps of {self.batch_size}, {self.row_bytes} bytes a row"
+
+
+class BuildRecord(Record):
+    """The model that the builder returned."""
+
+    build: str
+    options: dict[str, Any]
+    builder_sha256: str
+    num_parameters: int
+    summary: str
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"{self.build}, {self.num_parameters:,} parameters"
+
+
+class Resumption(Record):
+    """Where an interrupted fit went on: both count from 0 and name the next to be done."""
+
+    epoch: int
+    step: int
+
+
+class FitRecord(Record):
+    """A finished fit. ``history`` maps each logged value to one number an epoch."""
+
+    num_epochs: int
+    best_epoch: int | None
+    history: dict[str, list[float]]
+    validation_epochs: list[int]
+    weights_sha256: str
+    resumed_at: tuple[Resumption, ...] = ()
+    devices: tuple[str, ...]
+    examples_per_second: float
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        best = "" if self.best_epoch is None else f", best {self.best_epoch + 1}"
+        return f"{self.num_epochs} epochs{best}, {self.examples_per_second:,.0f} examples/s"
+
+
+class ExportRecord(Record):
+    """An exported SavedModel and the proof that it predicts what the trained model predicts."""
+
+    path: str
+    digest: str
+    num_bytes: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    proof_rows: int
+    max_abs_difference: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return f"proved on {self.proof_rows} rows, off by {self.max_abs_difference:.1g}, p99 {self.latency_p99_ms:.2f} ms"
+
+
+class ChampionRecord(Record):
+    """The version that serves, and what it scored on the rows of this run."""
+
+    version: int
+    run: str | None = None
+    metrics: Metrics
+    incompatible: str | None = Field(None, description="Why it cannot be compared, in words.")
+    num_shared_rows: int = Field(0, description="Test rows of this run that the champion was trained on.")
+
+
+class EvaluationRecord(Record):
+    """Metrics of the exported candidate, and of the champion on the same test rows."""
+
+    metrics: dict[Literal["validation", "test"], Metrics]
+    champion: ChampionRecord | None = None
+    num_rows: int
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        told = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics["test"].items())
+        return f"{self.num_rows:,} test rows: {told}" + (f", against version {self.champion.version}" if self.champion else "")
+
+
+class Comparison(Record):
+    """Candidate minus champion on the same rows, in the metric's unit, with its interval."""
+
+    metric: str
+    candidate: float
+    champion: float
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    num_rows: int
+    method: str
+
+
+class Reason(Record):
+    """Why: a code for programs, a sentence for people."""
+
+    code: str
+    ok: bool
+    text: str
+
+
+class GateRecord(Record):
+    """The verdict, its reasons and its numbers."""
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    comparison: Comparison | None = None
+    judged_against: int | None = Field(None, description="The champion's version; null where there was none.")
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return self.verdict
+
+
+class PublishRecord(Record):
+    """The version that the run published, if any."""
+
+    version: int | None
+    path: str | None = None
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return "nothing" if self.version is None else f"version {self.version}"
+
+
+# ---- the run
+
+
+class Rows(Record):
+    """Rows on each side."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class CodeRecord(Record):
+    """The code that ran. ``git`` is the commit, with ``+`` and a digest of the uncommitted changes where there are any."""
+
+    git: str | None
+    builder_sha256: str
+
+
+class RunRecord(Record):
+    """``run.json``: inputs, digests, versions, verdict, metrics, seconds."""
+
+    run: str
+    job: str
+    status: Status
+    verdict: Verdict | None = None
+    reasons: tuple[str, ...] = ()
+    snapshot: str | None = None
+    rows: Rows | None = None
+    metrics: dict[Literal["validation", "test"], Metrics] = {}
+    champion: ChampionRecord | None = None
+    weights_sha256: str | None = None
+    model_version: int | None = None
+    seconds: dict[str, float] = {}
+    resumed_at: tuple[Resumption, ...] = ()
+    config_digest: str
+    code: CodeRecord
+    versions: dict[str, str]
+    started: datetime
+    ended: datetime | None = None
+    error: str | None = None
+    inputs_digest: str = Field(description="What must be unchanged for a later run to be skipped.")
+    unchanged_since: str | None = Field(None, description="The run whose inputs were the same (verdict skipped).")
+    comparison: Comparison | None = None
+    parameters: Job
+    report: str | None = None
+    saved_model: str | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a later start of the job should finish this run first, if nobody owns it."""
+        return self.status in ("running", "cancelled")
+
+
+class HistoryRecord(Record):
+    """One line of a model's history."""
+
+    version: int
+    action: Literal["promote", "rollback", "release"]
+    run: str | None
+    verdict: str | None
+    reason: str
+    by: str
+    at: datetime
+    digest: str | None = None
+    metrics: Metrics = {}
+    restores: int | None = Field(None, description="The version that a rollback published again.")
+    withdraws: int | None = Field(None, description="The version that a rollback took out of service.")

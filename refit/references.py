@@ -1,0 +1,156 @@
+"""Code that a job names as ``"module:attribute"``: found, checked against its signature, digested, imported.
+
+Only modules under an allow-list of prefixes may be named (``REFIT_CODE``, by default ``models,refit``): a job file is
+data, and whoever may edit it must not thereby run any function of the machine.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from refit.config import nearest
+from refit.errors import CodeError
+
+CODE_VARIABLE = "REFIT_CODE"
+DEFAULT_PREFIXES = ("models", "refit")
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    """Prefixes of modules that a job may name."""
+    named = os.environ.get(CODE_VARIABLE, "")
+    return tuple(part.strip() for part in named.split(",") if part.strip()) or DEFAULT_PREFIXES
+
+
+def find_module(reference: str) -> Path:
+    """The source file behind a reference, without importing it.
+
+    Raises:
+        CodeError: the module is not under an allowed prefix, or does not exist.
+    """
+    module = reference.partition(":")[0]
+    prefixes = allowed_prefixes()
+    if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes):
+        raise CodeError(
+            f'the module of "{reference}" is not among those that a job may name.',
+            expected=f"a module under {', '.join(prefixes)}",
+            remedy=f"Move the code there, or extend the environment variable {CODE_VARIABLE}.",
+        )
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise CodeError(f'the module of "{reference}" does not exist.{_near_modules(module)}')
+    return Path(spec.origin)
+
+
+def check_options(reference: str, options: Mapping[str, Any], *, positional: int) -> None:
+    """Check options against the function's signature as its source has it, without importing it.
+
+    Args:
+        reference: ``"module:function"``.
+        options: keyword arguments from the job.
+        positional: how many leading parameters refit itself fills.
+
+    Raises:
+        CodeError: the function is not there, or does not take an option, or needs one that is not given.
+    """
+    function = _find_function(reference)
+    if function is None:
+        return  # not a plain function of that module: importing it decides (``refit check --deep``, or the build stage)
+    keywords, required = _keywords(function, positional)
+    for option in options:
+        if keywords is not None and option not in keywords:
+            raise CodeError(f'"{reference}" takes no option "{option}".{nearest(option, keywords)}', where="options")
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise CodeError(f'"{reference}" needs the option{"s" * (len(missing) > 1)} {", ".join(missing)}.', where="options")
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """Import what a reference names.
+
+    Raises:
+        CodeError: it is not allowed, cannot be imported, or cannot be called.
+    """
+    find_module(reference)
+    module, _, attribute = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:
+        raise CodeError(f'"{module}" cannot be imported: {type(error).__name__}: {error}.', remedy="Mend the module.") from error
+    if not callable(found):
+        what = "does not exist" if found is None else "is no function"
+        raise CodeError(f'"{attribute}" {what} in {module}.{nearest(attribute, _functions(find_module(reference)))}')
+    return found  # type: ignore[no-any-return]
+
+
+def source_digest(reference: str) -> str:
+    """SHA-256 over the source of the named module and of its neighbours in the same folder, which it may import."""
+    folder = find_module(reference).parent
+    content = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        content.update(f"{path.name}:{path.stat().st_size}:".encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _find_function(reference: str) -> ast.FunctionDef | None:
+    path, name = find_module(reference), reference.partition(":")[2]
+    functions = {node.name: node for node in _top_level(path) if isinstance(node, ast.FunctionDef)}
+    if name in functions:
+        return functions[name]
+    if name not in _bound_names(path):
+        raise CodeError(f'"{name}" does not exist in {reference.partition(":")[0]}.{nearest(name, functions)}')
+    return None
+
+
+def _keywords(function: ast.FunctionDef, positional: int) -> tuple[list[str] | None, list[str]]:
+    """Names of the keywords (None: any) and of those without a default."""
+    plain = [*function.args.posonlyargs, *function.args.args]
+    with_default = plain[len(plain) - len(function.args.defaults) :] if function.args.defaults else []
+    own = plain[positional:]
+    required = [a.arg for a in own if a not in with_default]
+    required += [a.arg for a, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if default is None]
+    names = [a.arg for a in [*own, *function.args.kwonlyargs]]
+    return (None if function.args.kwarg else names), required
+
+
+def _top_level(path: Path) -> list[ast.stmt]:
+    try:
+        return ast.parse(path.read_bytes()).body
+    except SyntaxError as error:
+        raise CodeError(
+            f"this is no valid Python: {error.msg}.", where=f"{path}, line {error.lineno}", remedy="Mend the module."
+        ) from error
+
+
+def _functions(path: Path) -> list[str]:
+    return [node.name for node in _top_level(path) if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+
+
+def _bound_names(path: Path) -> set[str]:
+    return set(_names(_top_level(path)))
+
+
+def _names(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def _near_modules(module: str) -> str:
+    parent, _, last = module.rpartition(".")
+    folder = CHECKOUT / parent.replace(".", "/")
+    names = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")] if parent else []
+    return nearest(last, names) if names else ""

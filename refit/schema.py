@@ -1,0 +1,175 @@
+"""Columns in their four forms: what the records say, Arrow fields, raw tensors of the model's inputs, DuckDB types.
+
+A tensor column is ``fixed_size_binary`` in Arrow; the shape of one row and the dtype of its elements stand in the
+field's metadata, so that any Parquet reader sees an ordinary column. Loads without TensorFlow.
+"""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+
+from refit.config import ColumnType
+from refit.errors import DataError, SchemaMismatchError
+from refit.records import Column, FeaturePlan
+
+KEY_HASH = "_key_hash"
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+SQL_TYPES: dict[ColumnType, str] = {
+    "boolean": "BOOLEAN",
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "date": "DATE",
+    "timestamp": "TIMESTAMP",
+}
+
+
+def column_type(arrow_type: pa.DataType) -> ColumnType:
+    """The job's name of the type that a column of this Arrow type is stored as; unknown types become strings."""
+    exact = next((name for name, known in ARROW_TYPES.items() if known == arrow_type), None)
+    if exact is not None:
+        return exact
+    tests: list[tuple[ColumnType, bool]] = [
+        ("int64", pa.types.is_integer(arrow_type)),
+        ("float64", pa.types.is_floating(arrow_type) or pa.types.is_decimal(arrow_type)),
+        ("timestamp", pa.types.is_timestamp(arrow_type)),
+        ("date", pa.types.is_date(arrow_type)),
+    ]
+    return next((name for name, holds in tests if holds), "string")
+
+
+def column_of(field: pa.Field) -> Column:
+    """Describe an Arrow field; tensor columns by their metadata, or as Arrow's own fixed-shape tensors."""
+    if isinstance(field.type, pa.FixedShapeTensorType):
+        return _tensor(field.name, tuple(field.type.shape), str(field.type.value_type))
+    metadata = field.metadata or {}
+    if pa.types.is_fixed_size_binary(field.type) and b"shape" in metadata:
+        return _tensor(field.name, tuple(json.loads(metadata[b"shape"])), metadata[b"dtype"].decode())
+    return Column(name=field.name, type=str(ARROW_TYPES[column_type(field.type)]))
+
+
+def _tensor(name: str, shape: tuple[int, ...], dtype: str) -> Column:
+    dtype = {"float": "float32", "double": "float64", "halffloat": "float16"}.get(dtype, dtype)
+    width = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    return Column(name=name, type=str(pa.binary(width)), shape=shape, dtype=dtype)
+
+
+def field_of(column: Column) -> pa.Field:
+    """The Arrow field that a column is stored as."""
+    if column.shape is None:
+        known = {str(t): t for t in ARROW_TYPES.values()}
+        return pa.field(column.name, known[column.type])
+    width = int(np.prod(column.shape, dtype=np.int64)) * np.dtype(column.dtype).itemsize
+    return pa.field(column.name, pa.binary(width), metadata={"shape": json.dumps(column.shape), "dtype": str(column.dtype)})
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The schema of a shard: the columns, then the hash of the key."""
+    return pa.schema([*(field_of(column) for column in columns), pa.field(KEY_HASH, pa.uint64(), nullable=False)])
+
+
+def is_number(column: Column) -> bool:
+    """Whether the column holds numbers or truth values, one a row."""
+    arrow_type = field_of(column).type
+    return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type) or pa.types.is_boolean(arrow_type))
+
+
+def is_whole(column: Column) -> bool:
+    """Whether the column holds whole numbers or truth values, one a row."""
+    return is_number(column) and not pa.types.is_floating(field_of(column).type)
+
+
+def raw_input(feature: FeaturePlan) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of one row of the model's raw input for a feature."""
+    if feature.kind == "numeric":
+        return "float32", ()
+    if feature.kind == "image":
+        return str(feature.column.dtype), tuple(feature.column.shape or ())
+    return ("int64", ()) if is_whole(feature.column) else ("string", ())
+
+
+def check_same_columns(expected: tuple[Column, ...], received: tuple[Column, ...], *, where: str) -> None:
+    """See that columns are those that were pinned.
+
+    Raises:
+        SchemaMismatchError: with every column that is missing or of another type. New columns are no error.
+    """
+    found = {column.name: column for column in received}
+    faults = [f'"{c.name}" ({c.type}) is missing' for c in expected if c.name not in found]
+    faults += [
+        f'"{c.name}" is {_described(found[c.name])}, was {_described(c)}' for c in expected if c.name in found and found[c.name] != c
+    ]
+    if faults:
+        raise SchemaMismatchError(
+            f"columns differ from those that the data set was begun with: {'; '.join(faults)}.",
+            where=where,
+            remedy="Mend the source, or begin another data set with data.name.",
+        )
+
+
+def _described(column: Column) -> str:
+    return column.type if column.shape is None else f"{column.dtype} of shape {list(column.shape)}"
+
+
+def to_numpy(values: pa.ChunkedArray, feature: FeaturePlan) -> np.ndarray:
+    """Raw values of a feature as the model's input takes them: ``[rows, *shape]`` in the dtype of ``raw_input``.
+
+    A missing number is NaN, a missing string is empty, a missing whole-number category is ``MISSING_INTEGER``.
+
+    Raises:
+        DataError: an image is missing.
+    """
+    if feature.kind == "image":
+        return tensor_to_numpy(values, feature.column)
+    if feature.kind == "numeric":
+        return numbers_to_numpy(values)
+    if is_whole(feature.column):
+        return np.asarray(values.cast(pa.int64()).fill_null(MISSING_INTEGER).to_numpy(), dtype=np.int64)
+    return np.asarray(values.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False), dtype=object)
+
+
+MISSING_INTEGER = -(2**63)
+
+
+def numbers_to_numpy(values: pa.ChunkedArray) -> np.ndarray:
+    """Numbers or truth values as float32 ``[rows]``; missing ones are NaN."""
+    return np.asarray(values.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(), dtype=np.float32)
+
+
+def tensor_to_numpy(values: pa.ChunkedArray, column: Column) -> np.ndarray:
+    """A tensor column as ``[rows, *shape]``; a view of Arrow's buffer where there is one chunk.
+
+    Raises:
+        DataError: a value is missing.
+    """
+    if values.null_count:
+        raise DataError(
+            f'{values.null_count} values of "{column.name}" are missing, a tensor column has none.', remedy="Filter them: data.where."
+        )
+    parts = [_tensor_view(chunk, column) for chunk in values.chunks if len(chunk)]
+    if not parts:
+        return np.empty((0, *(column.shape or ())), dtype=column.dtype)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _tensor_view(chunk: pa.Array, column: Column) -> np.ndarray:
+    width = chunk.type.byte_width
+    buffer = np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * width, offset=chunk.offset * width)
+    return buffer.view(column.dtype).reshape(len(chunk), *(column.shape or ()))

@@ -1,0 +1,762 @@
+"""The page of a run: every ending, hostile names, odd numbers, the same bytes."""
+
+import ast
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from html.parser import HTMLParser
+from math import cos, exp, inf, nan
+from pathlib import Path
+
+import pytest
+
+from refit import figures
+from refit.config import Job
+from refit.errors import CorruptRecordError
+from refit.headline import Facts, Stages, read_stages, write_headline
+from refit.layout import Layout
+from refit.metrics import METRICS
+from refit.records import (
+    BatchesRecord,
+    BuildRecord,
+    ChampionRecord,
+    CheckRecord,
+    CodeRecord,
+    Column,
+    Comparison,
+    EvaluationRecord,
+    ExportRecord,
+    FeaturePlan,
+    FitRecord,
+    GateRecord,
+    PublishRecord,
+    Reason,
+    Record,
+    Resumption,
+    Rows,
+    RunRecord,
+    ShardRecord,
+    SnapshotRecord,
+    SourceRecord,
+    SplitRecord,
+    TargetPlan,
+    ValidationRecord,
+)
+from refit.report import write_report
+from refit.stages import STAGES, run_stage
+from refit.wording import (
+    format_bytes,
+    format_differences,
+    format_list,
+    format_number,
+    format_seconds,
+    is_lower_better,
+    is_score,
+    tell_evidence,
+)
+
+RUN = "20251123T114007Z-4f2a"
+SHA = "9b74c9897bac770ffc029102a200c5de11f3a6c1b0e1d6e6a3f9c0d8e7b6a5f4"
+HOSTILE = '<script>alert("x")</script>&$\\frac{1}{2}$'
+SUMMARY = """\
+Model: "dense"
+┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┓
+┃ Layer (type)                    ┃ Output Shape           ┃       Param # ┃
+┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━┩
+│ hidden_0 (Dense)                │ (None, 64)             │         1,024 │
+├─────────────────────────────────┼────────────────────────┼───────────────┤
+│ classes (Dense)                 │ (None, 3)              │           195 │
+└─────────────────────────────────┴────────────────────────┴───────────────┘
+ Total params: 1,219 (4.76 KB)
+"""
+JOB = Job.model_validate(
+    {
+        "name": "penguins",
+        "data": {"sources": [{"kind": "csv", "path": "data/penguins*.csv"}], "key": ["id"]},
+        "target": {"column": "species", "kind": "classes"},
+        "model": {"build": "models.dense:build_model", "options": {"hidden_units": [64], "dropout": 0.2}},
+        "gate": {
+            "require": {"accuracy": {"at_least": 0.9}},
+            "champion": {"metric": "accuracy", "must": "not_be_worse", "margin": 0.005},
+            "latency_p99_ms": 50,
+        },
+    }
+)
+
+
+def example_history(num_epochs: int = 24, every: int = 1) -> FitRecord:
+    epochs = range(num_epochs)
+    measured = [epoch for epoch in epochs if (epoch + 1) % every == 0]
+    return FitRecord(
+        num_epochs=num_epochs,
+        best_epoch=measured[max(0, len(measured) - 6)],
+        history={
+            "loss": [1.1 * exp(-e / 5) + 0.05 for e in epochs],
+            "accuracy": [1 - 0.6 * exp(-e / 4) - 0.01 for e in epochs],
+            "val_loss": [1.1 * exp(-e / 5) + 0.09 + 0.00025 * e**2 for e in measured],
+            "val_accuracy": [1 - 0.6 * exp(-e / 4) - 0.03 + 0.006 * cos(3 * e) for e in measured],
+            "learning_rate": [0.0005 * (1 + cos(3.14159 * e / num_epochs)) for e in epochs],
+        },
+        validation_epochs=measured,
+        weights_sha256=SHA,
+        devices=("CPU:0",),
+        examples_per_second=18423.7,
+    )
+
+
+def example_stages() -> dict[str, Record]:
+    double, text = Column(name="x", type="double"), Column(name="x", type="string")
+    return {
+        "ingest": SnapshotRecord(
+            id=SHA[:16],
+            dataset="penguins",
+            key=("id",),
+            key_hash="md5-64/1",
+            columns=(double, text),
+            sources=(
+                SourceRecord(
+                    name="data/penguins_2024.csv",
+                    digest=SHA,
+                    num_read=1512,
+                    num_kept=1437,
+                    num_rejected=3,
+                    num_filtered=60,
+                    num_duplicate=10,
+                    num_superseded=2,
+                    shards=(ShardRecord(digest=SHA, num_rows=1437, num_bytes=51200),),
+                ),
+                SourceRecord(
+                    name="data/penguins_2025.csv",
+                    digest=SHA,
+                    num_read=363,
+                    num_kept=363,
+                    shards=(ShardRecord(digest=SHA, num_rows=363, num_bytes=51200),),
+                ),
+            ),
+        ),
+        "validate": ValidationRecord(
+            checks=(
+                CheckRecord(name="columns", ok=True, detail="9 columns as pinned"),
+                CheckRecord(name="classes", ok=True, detail="Adelie 790, Chinstrap 356, Gentoo 654"),
+            )
+        ),
+        "split": SplitRecord(by="hash", num_rows={"train": 1170, "validation": 270, "test": 360}, digest=SHA),
+        "convert": BatchesRecord(
+            engine="resident",
+            row_bytes=52,
+            batch_size=32,
+            steps_per_epoch=37,
+            elements={"bill_length_mm": "float32 [batch]"},
+            features=(
+                FeaturePlan(name="bill_length_mm", kind="numeric", column=double, mean=43.92193, variance=29.8, num_missing=2),
+                FeaturePlan(name="body_mass_g", kind="numeric", column=double, mean=4201.754, variance=643131.1),
+                FeaturePlan(name="island", kind="category", column=text, vocabulary=("Biscoe", "Dream", "Torgersen")),
+                FeaturePlan(
+                    name="photo",
+                    kind="image",
+                    column=Column(name="photo", type="fixed_size_binary[64]", shape=(8, 8, 1), dtype="uint8"),
+                    scale=1 / 255,
+                ),
+            ),
+            target=TargetPlan(name="species", kind="classes", column=text, classes=("Adelie", "Chinstrap", "Gentoo")),
+        ),
+        "build": BuildRecord(
+            build="models.dense:build_model",
+            options={"hidden_units": [64], "dropout": 0.2},
+            builder_sha256=SHA,
+            num_parameters=1219,
+            summary=SUMMARY,
+        ),
+        "fit": example_history(),
+        "export": ExportRecord(
+            path=f"runs/penguins/{RUN}/model/saved_model",
+            digest=SHA,
+            num_bytes=412_345,
+            inputs={"bill_length_mm": "float32 [batch]", "island": "string [batch]", "photo": "uint8 [batch, 8, 8, 1]"},
+            outputs={"probabilities": "float32 [batch, 3]", "label": "string [batch]"},
+            proof_rows=256,
+            max_abs_difference=1.19e-7,
+            latency_p50_ms=0.412,
+            latency_p99_ms=1.237,
+        ),
+        "evaluate": EvaluationRecord(
+            metrics={
+                "validation": {"accuracy": 0.9815, "loss": 0.0712, "macro_f1": 0.978},
+                "test": {"loss": 0.0655, "macro_f1": 0.9838, "accuracy": 0.98611},
+            },
+            champion=ChampionRecord(
+                version=6, run="20251120T030000Z-aa01", metrics={"accuracy": 0.98333, "loss": 0.0741, "macro_f1": 0.981}
+            ),
+            num_rows=360,
+        ),
+        "gate": GateRecord(
+            verdict="promote",
+            reasons=(
+                Reason(code="require", ok=True, text="Accuracy 0.986 is at least 0.9."),
+                Reason(code="champion", ok=True, text="Accuracy is not worse than version 6 by more than the margin of 0.5 points."),
+                Reason(code="latency", ok=True, text="The 99th percentile of latency, 1.24 ms, is within 50 ms."),
+            ),
+            comparison=Comparison(
+                metric="accuracy",
+                candidate=0.98611,
+                champion=0.98333,
+                difference=0.00278,
+                low=-0.0051,
+                high=0.0107,
+                confidence=0.95,
+                num_rows=360,
+                method="paired bootstrap",
+            ),
+            judged_against=6,
+        ),
+        "publish": PublishRecord(version=7, path="models/penguins/7"),
+    }
+
+
+def example_record(stages: dict[str, Record], **changes: object) -> RunRecord:
+    took = [0.41, 0.08, 0.05, 0.22, 0.31, 12.6, 4.9, 1.4, 0.12, 0.03]
+    started = datetime(2025, 11, 23, 11, 40, 7, tzinfo=UTC)
+    evaluation, gate, publish = stages.get("evaluate"), stages.get("gate"), stages.get("publish")
+    known: dict[str, object] = {
+        "run": RUN,
+        "job": "penguins",
+        "status": "completed",
+        "verdict": gate.verdict if isinstance(gate, GateRecord) else None,
+        "reasons": [reason.text for reason in gate.reasons] if isinstance(gate, GateRecord) else [],
+        "snapshot": SHA[:16],
+        "rows": Rows(train=1170, validation=270, test=360) if "split" in stages else None,
+        "metrics": evaluation.metrics if isinstance(evaluation, EvaluationRecord) else {},
+        "champion": evaluation.champion if isinstance(evaluation, EvaluationRecord) else None,
+        "comparison": gate.comparison if isinstance(gate, GateRecord) else None,
+        "model_version": publish.version if isinstance(publish, PublishRecord) else None,
+        "seconds": {name: seconds for name, seconds in zip(STAGES, took, strict=False) if name in stages},
+        "config_digest": SHA,
+        "code": CodeRecord(git="3f0c2d1+9b74c989", builder_sha256=SHA),
+        "versions": {"refit": "0.1.0", "keras": "3.12.0", "tensorflow": "2.21.0", "python": "3.11.7"},
+        "started": started,
+        "ended": started + timedelta(seconds=21.4),
+        "inputs_digest": SHA,
+        "parameters": JOB,
+    }
+    return RunRecord.model_validate({**known, **changes})
+
+
+def until(stage: str, stages: dict[str, Record] | None = None) -> dict[str, Record]:
+    """The records of the stages before ``stage``."""
+    given = stages or example_stages()
+    return {name: given[name] for name in STAGES[: STAGES.index(stage)]}
+
+
+def replaced(stages: dict[str, Record], stage: str, **changes: object) -> dict[str, Record]:
+    return {**stages, stage: stages[stage].model_copy(update=changes)}
+
+
+def promoted() -> tuple[dict[str, Record], RunRecord]:
+    stages = example_stages()
+    return stages, example_record(stages)
+
+
+def first() -> tuple[dict[str, Record], RunRecord]:
+    reason = Reason(code="first", ok=True, text="There is no champion yet.")
+    stages = replaced(example_stages(), "evaluate", champion=None)
+    stages = replaced(stages, "gate", verdict="first", comparison=None, judged_against=None, reasons=(reason,))
+    stages = replaced(stages, "publish", version=1, path="models/penguins/1")
+    stages["fit"] = example_history(1)
+    return stages, example_record(stages)
+
+
+def kept() -> tuple[dict[str, Record], RunRecord]:
+    comparison = Comparison(
+        metric="accuracy",
+        candidate=0.9583,
+        champion=0.98333,
+        difference=-0.025,
+        low=-0.0441,
+        high=-0.0059,
+        confidence=0.95,
+        num_rows=360,
+        method="paired bootstrap",
+    )
+    reasons = (
+        Reason(code="require", ok=True, text="Accuracy 0.958 is at least 0.9."),
+        Reason(code="champion", ok=False, text="Accuracy is worse by 2.5 points, more than the margin of 0.5 points."),
+    )
+    stages = replaced(example_stages(), "gate", verdict="keep", comparison=comparison, reasons=reasons)
+    stages = replaced(stages, "publish", version=None, path=None)
+    stages = replaced(
+        stages, "evaluate", metrics={"validation": {"accuracy": 0.961, "loss": 0.2}, "test": {"accuracy": 0.9583, "loss": 0.1913}}
+    )
+    stages["fit"] = example_history(40, every=3)
+    return stages, example_record(stages, resumed_at=[Resumption(epoch=11, step=0)])
+
+
+def incompatible() -> tuple[dict[str, Record], RunRecord]:
+    champion = ChampionRecord(version=6, metrics={}, incompatible='it wants the column "sex", which the data no longer have')
+    reason = Reason(code="incompatible", ok=False, text="Version 6 cannot be compared.")
+    stages = replaced(example_stages(), "evaluate", champion=champion)
+    stages = replaced(stages, "gate", verdict="incompatible", comparison=None, reasons=(reason,))
+    stages = replaced(stages, "publish", version=None, path=None)
+    return stages, example_record(stages)
+
+
+def failed() -> tuple[dict[str, Record], RunRecord]:
+    stages = until("fit")
+    error = (
+        "fit: the loss is not a number after epoch 3. Expected: a finite number. Received: nan. Try a lower fit.optimizer.learning_rate."
+    )
+    return stages, example_record(stages, status="failed", error=error)
+
+
+def skipped() -> tuple[dict[str, Record], RunRecord]:
+    stages = until("validate")
+    return stages, example_record(stages, verdict="skipped", unchanged_since="20251122T030000Z-77c1")
+
+
+def bare(status: str) -> tuple[dict[str, Record], RunRecord]:
+    return {}, example_record({}, status=status, snapshot=None, ended=None)
+
+
+ENDINGS = {
+    "promote": promoted(),
+    "first": first(),
+    "keep": kept(),
+    "incompatible": incompatible(),
+    "skipped": skipped(),
+    "failed": failed(),
+    **{f"bare_{status}": bare(status) for status in ("running", "completed", "failed", "cancelled", "abandoned")},
+}
+
+
+def write_stages(layout: Layout, record: RunRecord, stages: dict[str, Record]) -> None:
+    for name, stage in stages.items():
+        run_stage(layout.run(record.job, record.run), name, type(stage), lambda stage=stage: stage)
+
+
+def page_of(home: Path, stages: dict[str, Record], record: RunRecord) -> str:
+    layout = Layout(home)
+    write_stages(layout, record, stages)
+    return write_report(layout, record).read_text()
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))))
+
+
+def sentence_of(stages: dict[str, Record], record: RunRecord) -> str:
+    return write_headline(Facts(record, Stages(**stages))).sentence
+
+
+class Strict(HTMLParser):
+    """Counts what is opened and not closed; collects attributes that could fetch something."""
+
+    VOID = ("meta", "br", "link", "img", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "srcset", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parse(page: str) -> Strict:
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    return parser
+
+
+# ---- the page as a whole
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_ending_gives_a_well_formed_page(ending: str, tmp_path: Path) -> None:
+    parsed = parse(page_of(tmp_path, *ENDINGS[ending]))
+    assert parsed.open == []
+    assert "script" not in parsed.tags
+    assert len(parsed.ids) == len(set(parsed.ids))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_page_fetches_nothing(ending: str, tmp_path: Path) -> None:
+    page = page_of(tmp_path, *ENDINGS[ending])
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "@import" not in page
+    assert all(reference.startswith(("#", "../")) for reference in parse(page).references)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    stages, record = promoted()
+    layout = Layout(tmp_path)
+    write_stages(layout, record, stages)
+    before = write_report(layout, record).read_bytes()
+    again = RunRecord.model_validate_json(record.model_dump_json())
+    assert write_report(layout, again).read_bytes() == before
+
+
+def test_settings_of_matplotlib_do_not_change_the_page(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    before = page_of(tmp_path, *promoted())
+    with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path", "text.usetex": True}):
+        assert page_of(tmp_path, *promoted()) == before
+
+
+def test_the_report_lies_where_the_layout_says(tmp_path: Path) -> None:
+    _, record = failed()
+    layout = Layout(tmp_path)
+    assert write_report(layout, record) == layout.run("penguins", RUN).report
+    assert [path.name for path in layout.run("penguins", RUN).root.iterdir()] == ["report.html"]
+
+
+def test_a_corrupt_stage_is_reported_and_not_skipped(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    path = layout.run("penguins", RUN).stage("fit")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"seconds": 1.0, "record": {}}')
+    with pytest.raises(CorruptRecordError):
+        read_stages(layout.run("penguins", RUN))
+
+
+def test_names_from_users_stay_text(tmp_path: Path) -> None:
+    stages = example_stages()
+    double = Column(name=HOSTILE, type="double")
+    plan = FeaturePlan(name=HOSTILE, kind="numeric", column=double, mean=0.0, variance=1.0)
+    target = TargetPlan(name=HOSTILE, kind="classes", column=double, classes=(HOSTILE, "other"))
+    check = CheckRecord(name=HOSTILE, ok=False, detail=HOSTILE)
+    source = SourceRecord(name=HOSTILE, digest=SHA, num_read=1, num_kept=1)
+    metrics = {HOSTILE: 0.5}
+    champion = ChampionRecord(version=6, run=HOSTILE, metrics=metrics)
+    fit = example_history(3).model_copy(update={"history": {"loss": [1.0] * 3, HOSTILE: [0.5] * 3, f"val_{HOSTILE}": [0.5] * 3}})
+    comparison = Comparison(
+        metric=HOSTILE, candidate=0.5, champion=0.4, difference=0.1, low=0, high=0.2, confidence=0.9, num_rows=2, method=HOSTILE
+    )
+    stages = replaced(stages, "ingest", sources=(source,))
+    stages = replaced(stages, "validate", checks=(check,))
+    stages = replaced(stages, "convert", features=(plan,), target=target)
+    stages = replaced(stages, "build", options={HOSTILE: HOSTILE}, summary=HOSTILE, build=HOSTILE)
+    stages = replaced(stages, "export", inputs={HOSTILE: "float32 [batch]"}, outputs={HOSTILE: "x"})
+    stages = replaced(stages, "evaluate", metrics={"validation": metrics, "test": metrics}, champion=champion)
+    stages = replaced(stages, "gate", reasons=(Reason(code="x", ok=False, text=HOSTILE),), comparison=comparison)
+    record = example_record(
+        {**stages, "fit": fit}, error=HOSTILE, unchanged_since=HOSTILE, seconds={HOSTILE: 1.0}, versions={HOSTILE: HOSTILE}
+    )
+    page = page_of(tmp_path, {**stages, "fit": fit}, record)
+    parsed = parse(page)
+    assert parsed.open == []
+    assert "<script" not in page
+    assert all(reference.startswith(("#", "../")) for reference in parsed.references)
+    assert text_of(page).count(HOSTILE) > 15
+
+
+# ---- the headline
+
+
+def test_a_published_run_says_so_with_its_evidence() -> None:
+    assert sentence_of(*promoted()) == (
+        "Version 7 was published: accuracy 0.986, and not worse than version 6 (+0.3 points, 95 % interval −0.5 to +1.1, 360 rows)."
+    )
+
+
+def test_the_first_version_is_named_as_such() -> None:
+    assert sentence_of(*first()) == "Version 1 was published, the first of this model: accuracy 0.986 on 360 test rows."
+
+
+def test_a_run_that_keeps_the_champion_gives_the_reason_that_failed() -> None:
+    assert sentence_of(*kept()) == (
+        "Nothing was published and version 6 stays: accuracy is worse by 2.5 points, more than the margin of 0.5 points."
+    )
+
+
+def test_a_candidate_that_misses_a_requirement_leaves_no_version_where_there_was_none() -> None:
+    stages, _ = first()
+    reason = Reason(code="require", ok=False, text="Accuracy 0.8 is below 0.9.")
+    stages = replaced(stages, "gate", verdict="keep", reasons=(reason,))
+    stages = replaced(stages, "publish", version=None, path=None)
+    assert sentence_of(stages, example_record(stages)) == (
+        "Nothing was published and there is still no version that serves: accuracy 0.8 is below 0.9."
+    )
+
+
+def test_an_incompatible_champion_is_told_with_its_cause() -> None:
+    assert sentence_of(*incompatible()) == (
+        "Nothing was published and version 6 stays: it cannot be compared, "
+        'because it wants the column "sex", which the data no longer have.'
+    )
+
+
+def test_a_skipped_run_names_the_run_that_did_the_work() -> None:
+    assert sentence_of(*skipped()) == "Nothing has changed since run 20251122T030000Z-77c1, so nothing was trained."
+
+
+def test_a_failed_run_names_the_stage_in_which_it_ended(tmp_path: Path) -> None:
+    assert sentence_of(*failed()) == "Nothing was published: the run failed in the stage “fit”."
+    page = page_of(tmp_path, *failed())
+    assert "Try a lower fit.optimizer.learning_rate." in page
+    assert '<li class="stopped">fit ✗</li>' in page
+    assert '<li class="done">build ✓</li>' in page
+
+
+def test_a_run_that_fails_after_publication_does_not_deny_it() -> None:
+    stages = example_stages()
+    record = example_record(stages, status="failed", error="report: no space left on device")
+    assert sentence_of(stages, record) == "Version 7 had been published: the run failed in the stage “report”."
+
+
+@pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled", "abandoned"])
+def test_a_run_without_any_stage_has_one_sentence(status: str) -> None:
+    assert sentence_of(*bare(status)).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("must", "claim"),
+    [("be_better", "and better than"), ("not_be_worse", "and not worse than"), ("prove_not_worse", "and shown to be no worse than")],
+)
+def test_the_claim_is_the_rule_that_held(must: str, claim: str) -> None:
+    stages, record = promoted()
+    rule = JOB.gate.champion.model_copy(update={"must": must})
+    job = JOB.model_copy(update={"gate": JOB.gate.model_copy(update={"champion": rule})})
+    assert f"{claim} version 6" in sentence_of(stages, record.model_copy(update={"parameters": job}))
+
+
+# ---- the parts
+
+
+def test_key_numbers_are_shown(tmp_path: Path) -> None:
+    text = text_of(page_of(tmp_path, *promoted()))
+    for shown in ("0.986", "1,800", "1.24 ms", "limit 50 ms", "412 kB", "1,219 parameters", "best: 19", "21 s", "2025-11-23 11:40:07 UTC"):
+        assert shown in text
+
+
+def test_every_stage_record_reaches_the_page(tmp_path: Path) -> None:
+    text = text_of(page_of(tmp_path, *promoted()))
+    for shown in (
+        "data/penguins_2024.csv",
+        "9 columns as pinned",
+        "train 1,170",
+        "mean 43.92, deviation 5.459; 2 missing",
+        "3 values: Biscoe, Dream, Torgersen",
+        "uint8 8 × 8 × 1",
+        "Adelie, Chinstrap, Gentoo",
+        "models.dense:build_model",
+        "hidden_0 (Dense)",
+        "256 rows predicted again",
+        "1.2 × 10⁻⁷",
+        "paired bootstrap",
+        "+0.3 points against version 6",
+        "scaled by 1/255",
+        "3f0c2d1+9b74c989",
+        "tensorflow 2.21.0",
+        "path: data/penguins*.csv",
+    ):
+        assert shown in text
+
+
+def test_sources_add_up_in_the_last_row(tmp_path: Path) -> None:
+    page = page_of(tmp_path, *promoted())
+    assert re.findall(r"[\d,]+", text_of(re.findall("<tfoot>.*?</tfoot>", page, re.DOTALL)[0])) == [
+        "2",
+        "1,875",
+        "1,800",
+        "3",
+        "60",
+        "10",
+        "2",
+    ]
+
+
+def test_many_sources_are_cut_off_with_a_count(tmp_path: Path) -> None:
+    sources = tuple(SourceRecord(name=f"part-{n:04}", digest=SHA, num_read=1, num_kept=1) for n in range(1284))
+    stages = replaced(example_stages(), "ingest", sources=sources)
+    text = text_of(page_of(tmp_path, stages, example_record(stages)))
+    assert "part-0049" in text
+    assert "part-0050" not in text
+    assert "… and 1,234 more." in text
+
+
+def test_the_snippet_is_python_with_the_real_inputs(tmp_path: Path) -> None:
+    page = page_of(tmp_path, *promoted())
+    snippet = unescape(re.findall(r"<pre[^>]*>(import tensorflow.*?)</pre>", page, re.DOTALL)[0])
+    ast.parse(snippet)
+    assert str(tmp_path / "models/penguins/7") in snippet
+    assert "'photo': tf.zeros([1, 8, 8, 1], 'uint8')" in snippet
+    assert "'island': tf.constant([\"\"])" in snippet
+
+
+def test_an_unpublished_model_is_loaded_from_its_run(tmp_path: Path) -> None:
+    assert f"{tmp_path}/runs/penguins/{RUN}/model/saved_model" in page_of(tmp_path, *kept())
+
+
+def test_a_champion_that_saw_test_rows_is_pointed_out(tmp_path: Path) -> None:
+    stages = example_stages()
+    champion = ChampionRecord(version=6, metrics={"accuracy": 0.98}, num_shared_rows=12)
+    stages = replaced(stages, "evaluate", champion=champion)
+    assert "Version 6 was trained on 12 of these test rows." in text_of(page_of(tmp_path, stages, example_record(stages)))
+
+
+def test_a_lower_loss_counts_as_good(tmp_path: Path) -> None:
+    page = page_of(tmp_path, *promoted())
+    row = re.findall(r"<tr[^>]*><th scope=\"row\">loss</th>.*?</tr>", page, re.DOTALL)[0]
+    assert 'class="number good">−0.0086<' in row
+
+
+def test_numbers_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    stages = example_stages()
+    metrics = {"accuracy": nan, "loss": inf}
+    comparison = Comparison(
+        metric="accuracy", candidate=nan, champion=0.9, difference=nan, low=nan, high=inf, confidence=0.95, num_rows=3, method="none"
+    )
+    record = example_record(
+        stages, metrics={"test": metrics, "validation": metrics}, comparison=comparison, seconds={"fit": nan, "gate": inf}
+    )
+    text = text_of(page_of(tmp_path, stages, record))
+    assert "Test accuracy not a number" in text
+    assert "∞" in text
+    assert re.findall(r"\bnan\b", text) == []
+
+
+def test_curves_without_a_finite_value_say_so(tmp_path: Path) -> None:
+    fit = example_history(2).model_copy(update={"history": {"loss": [1e300, 1e-300], "accuracy": [0.0, 0.0]}})
+    stages = {**until("fit"), "fit": fit}
+    assert text_of(page_of(tmp_path, stages, example_record(stages, status="failed")))
+    nothing = example_history(1).model_copy(update={"history": {"loss": []}, "validation_epochs": [], "best_epoch": None})
+    stages = {**until("fit"), "fit": nothing}
+    assert "No epoch has a finite value." in text_of(page_of(tmp_path / "other", stages, example_record(stages, status="failed")))
+
+
+# ---- figures
+
+
+def test_one_epoch_is_a_visible_point() -> None:
+    svg = figures.draw_curve("loss", [(1, 0.5)], [(1, 0.6)], best=1)
+    assert svg.count("<use ") >= 2
+    assert ">1</text>" in svg
+
+
+def test_gaps_infinities_and_constants_can_be_drawn() -> None:
+    assert figures.draw_curve("loss", [(1, nan), (2, inf), (3, 1.0)], best=2).startswith("<svg")
+    assert figures.draw_curve("learning_rate", [(1, 0.001), (2, 0.001)], from_zero=True).startswith("<svg")
+    assert figures.draw_interval(0.0, 0.0, 0.0, threshold=0.0, is_lower_better=False).startswith("<svg")
+    assert figures.draw_interval(0.5, -inf, nan, threshold=0.1, is_lower_better=True).startswith("<svg")
+    assert figures.draw_seconds({"fit": 0.0}, ["0 s"]).startswith("<svg")
+
+
+def test_figures_take_their_colours_from_the_page() -> None:
+    svg = figures.draw_curve("loss", [(1, 0.5), (2, 0.4)], [(1, 0.6), (2, 0.5)], best=2)
+    assert re.findall(r"#[0-9a-f]{6}\b", svg) == []
+    assert "var(--train)" in svg
+    assert "var(--validation)" in svg
+
+
+def test_worse_stands_on_the_right_where_less_is_better() -> None:
+    def places(*, is_lower_better: bool) -> dict[str, str]:
+        svg = figures.draw_interval(1.0, -1.0, 3.0, threshold=0.0, is_lower_better=is_lower_better)
+        return {word: anchor for anchor, word in re.findall(r"<text[^>]*text-anchor: (\w+)[^>]*>(better|worse)</text>", svg)}
+
+    assert places(is_lower_better=True)["worse"] == "end"
+    assert places(is_lower_better=False)["better"] == "end"
+
+
+# ---- numbers for people
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.98611, "0.986"),
+        (0, "0.000"),
+        (-1.5, "−1.500"),
+        (43.92193, "43.92"),
+        (4201.754, "4,202"),
+        (1234567.8, "1,234,568"),
+        (1.19e-7, "1.2 × 10⁻⁷"),
+        (-0.00012, "−1.2 × 10⁻⁴"),
+        (nan, "not a number"),
+        (inf, "∞"),
+        (-inf, "−∞"),
+        (None, "–"),
+    ],
+)
+def test_numbers_are_written_for_people(value: float | None, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.412, "0.41 s"),
+        (9.96, "10.0 s"),
+        (21.4, "21 s"),
+        (59.7, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.9, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 bytes"), (1219, "1.2 kB"), (412_345, "412 kB"), (999_700, "1.0 MB"), (5e13, "50.0 TB")]
+)
+def test_sizes_are_decimal(num_bytes: float, text: str) -> None:
+    assert format_bytes(num_bytes) == text
+
+
+def test_differences_of_scores_are_told_in_points_and_of_others_in_their_unit() -> None:
+    assert format_differences("accuracy", [0.00278, -0.0051, 0.0107]) == ["+0.3", "−0.5", "+1.1"]
+    assert format_differences("rmse", [-312.5, 1234.0]) == ["−312", "+1,234"]
+    assert format_differences("auc", [0.0]) == ["+0.0"]
+    assert format_differences("rmse", [nan, inf]) == ["not a number", "∞"]
+
+
+def test_long_lists_are_cut_off_with_a_count() -> None:
+    assert format_list(range(3)) == "0, 1, 2"
+    assert format_list(range(1000)).endswith("10, 11, … (1,000 in all)")
+
+
+@pytest.mark.parametrize("metric", ["loss", "rmse", "mae", "log_loss", "mean_absolute_error", "val_mse"])
+def test_less_is_better_for_losses(metric: str) -> None:
+    assert is_lower_better(metric)
+    assert not is_score(metric)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auc", "macro_f1", "balanced_accuracy", "recall"])
+def test_more_is_better_for_scores(metric: str) -> None:
+    assert is_score(metric)
+    assert not is_lower_better(metric)
+
+
+def test_directions_agree_with_the_metrics_that_refit_computes() -> None:
+    assert {name: not is_lower_better(name) for name in METRICS} == {name: spec.higher_is_better for name, spec in METRICS.items()}
+
+
+def test_evidence_of_a_regression_has_no_points() -> None:
+    comparison = Comparison(
+        metric="rmse", candidate=1, champion=2, difference=-1.04, low=-1.5, high=-0.5, confidence=0.9, num_rows=1, method="bootstrap"
+    )
+    assert tell_evidence(comparison) == "−1.0, 90 % interval −1.5 to −0.5, 1 row"
+
+
+def test_the_example_record_is_what_a_run_writes() -> None:
+    _, record = promoted()
+    assert RunRecord.model_validate(json.loads(record.model_dump_json())) == record
