@@ -67,7 +67,7 @@ def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecor
         raise result
     if state.is_cancelled():
         raise AlreadyRunningError(state.message or "already running.")
-    return runs.read_run(layout, job.name, result)
+    return runs.read_run(layout, job.name, str(result))
 
 
 def _import_tensorflow() -> None:

@@ -7,7 +7,7 @@ of its job, on its own data, and goes on after the last record.
 from typing import Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from refit.config import Job
 from refit.runs import mark_skipped

@@ -144,7 +144,8 @@ def _prove(
     judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path
 ) -> dict[str, Any]:
     given, told = folder / "inputs.npz", folder / "outputs.npz"
-    np.savez(given, **{name: np.char.encode(v.astype("U"), "utf-8") if v.dtype == object else v for name, v in inputs.items()})
+    encoded = {name: np.char.encode(v.astype("U"), "utf-8") if v.dtype == object else v for name, v in inputs.items()}
+    np.savez(given, **encoded)  # type: ignore[arg-type]
     request = {
         "saved_model": str(saved_model),
         "inputs": str(given),

@@ -137,8 +137,9 @@ def encode_labels(labels: pa.ChunkedArray, target: TargetPlan) -> np.ndarray:
     if positions.null_count:
         unseen = pc.unique(plain.filter(pc.is_null(positions))).to_pylist()
         raise DataError(
-            f'{positions.null_count} rows have a "{target.name}" that does not occur in the train split: {", ".join(map(repr, unseen[:5]))}.',
+            f'{positions.null_count} rows have a "{target.name}" that does not occur in the train split.',
             where="target",
+            received=", ".join(map(repr, unseen[:5])),
             remedy="Add rows of these classes, or filter them with data.where.",
         )
     return np.asarray(positions.to_numpy(), dtype=np.int32)

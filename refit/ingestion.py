@@ -244,7 +244,7 @@ def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema) -
         f" WHEN {identifier(name)} IS NOT NULL AND {cast} IS NULL THEN CAST({identifier(name)} AS VARCHAR)" for name, cast in failing
     )
     typed = ", ".join(f"{cast} AS {identifier(name)}" for name, cast in casts.items())
-    marks = f"{f'CASE{bad} END' if bad else 'NULL::VARCHAR'} AS {_BAD_COLUMN}, {f'CASE{value} END' if value else 'NULL::VARCHAR'} AS {_BAD_VALUE}"
+    marks = ", ".join(f"CASE WHEN false THEN '' {cases} END AS {mark}" for mark, cases in ((_BAD_COLUMN, bad), (_BAD_VALUE, value)))
     derived = "".join(f", ({expression}\n) AS {identifier(name)}" for name, expression in job.data.derive.items())
     kept = f"coalesce(({job.data.where}\n), false)" if job.data.where else "true"
     return (

@@ -169,7 +169,7 @@ def _places(node: yaml.Node, path: KeyPath, places: dict[KeyPath, tuple[int, int
             inner = (*path, key.value)
             place = (key.start_mark.line + 1, key.start_mark.column + 1)
             if inner in places:
-                yield f"line {place[0]}, column {place[1]}, {dotted(inner)}: this key stands twice; the first is in line {places[inner][0]}."
+                yield f"line {place[0]}, column {place[1]}, {dotted(inner)}: this key stands in line {places[inner][0]} already."
             places[inner] = place
             yield from _places(value, inner, places)
     elif isinstance(node, yaml.SequenceNode):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="refit")
-class FillMissing(keras.layers.Layer):
+class FillMissing(keras.layers.Layer):  # type: ignore[misc]
     """Replace missing numbers (NaN) by a value a column, and append an indicator for the columns that had missing ones.
 
     Input ``[batch, columns]`` float; output ``[batch, columns + indicators]`` float: the filled columns, then 1.0 where a

@@ -1,7 +1,8 @@
 """Runs in a process of its own, as a script: loads a SavedModel with TensorFlow alone and says what it predicts.
 
-It must not import refit or the builders: what serves has neither. (TensorFlow imports Keras by itself; nothing here uses
-it.) Requests come as one JSON object a line on stdin (``saved_model``, ``inputs``, ``outputs``: paths; ``batch_sizes``; ``latency_calls``), answers go to stdout likewise.
+It must not import refit or the builders: what serves has neither. (TensorFlow imports Keras by itself; nothing here uses it.)
+Requests come as one JSON object a line on stdin (``saved_model``, ``inputs``, ``outputs``: paths; ``batch_sizes``;
+``latency_calls``), answers go to stdout likewise.
 """
 
 import importlib.abc
@@ -46,7 +47,7 @@ def answer(request: dict[str, Any], predict: Callable[..., Any]) -> dict[str, An
         parts = [call(start, size) for start in range(0, rows, size)]
         by_size.append({name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]})
     outputs = {name: values.astype("S") if values.dtype == object else values for name, values in by_size[0].items()}
-    np.savez(request["outputs"], **outputs)
+    np.savez(request["outputs"], **outputs)  # type: ignore[arg-type]
     numeric = [name for name, values in outputs.items() if values.dtype.kind == "f"]
     apart = max((float(np.abs(other[name] - outputs[name]).max()) for other in by_size[1:] for name in numeric), default=0.0)
     return {"batch_differences": apart, **_time_calls(lambda n: call(n % rows, 1), request["latency_calls"])}

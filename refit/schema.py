@@ -172,4 +172,4 @@ def tensor_to_numpy(values: pa.ChunkedArray, column: Column) -> np.ndarray:
 def _tensor_view(chunk: pa.Array, column: Column) -> np.ndarray:
     width = chunk.type.byte_width
     buffer = np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * width, offset=chunk.offset * width)
-    return buffer.view(column.dtype).reshape(len(chunk), *(column.shape or ()))
+    return buffer.view(np.dtype(column.dtype)).reshape(len(chunk), *(column.shape or ()))

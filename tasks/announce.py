@@ -1,7 +1,8 @@
 """The state in which a flow run ends: named after the verdict, so that lists of runs can be read at a glance."""
 
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 
 from refit.errors import AlreadyRunningError
 from refit.records import RunRecord, Verdict

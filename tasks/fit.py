@@ -1,6 +1,7 @@
 """Fit the candidate. Never retried here: a failed fit is a finding, and a killed one resumes from its checkpoint."""
 
 import time
+from typing import cast
 from uuid import UUID
 
 from prefect import task
@@ -34,7 +35,9 @@ def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord) -> FitRecord:
 
 def _tell_both(show: OnProgress, run: Run) -> OnProgress:
     """Tell the terminal each time, and Prefect at the end of epochs, at most every two seconds."""
-    artifact: UUID = create_progress_artifact(progress=0.0, key=f"fit-{run.job.name.lower().replace('_', '-')}", description="Epochs done")
+    artifact = cast(
+        UUID, create_progress_artifact(progress=0.0, key=f"fit-{run.job.name.lower().replace('_', '-')}", description="Epochs done")
+    )
     next_time = time.monotonic()
 
     def tell(progress: FitProgress) -> None:
