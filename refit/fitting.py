@@ -120,7 +120,7 @@ def describe_model(job: Job, plan: BatchesRecord) -> BuildRecord:
     """
     model = assemble_model(job, plan)
     lines: list[str] = []
-    model.summary(print_fn=lines.append, line_length=100)
+    model.summary(print_fn=lines.append, line_length=76)
     reference = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
     return BuildRecord(
         build=reference,
