@@ -101,6 +101,7 @@ def run(
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
+    _stderr().print("[yellow]terminated[/]; the next start of the job goes on from here", highlight=False)
     raise SystemExit(128 + signum)
 
 

@@ -26,7 +26,7 @@ from tasks.split import split
 from tasks.validate import validate
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", flow_run_name="{job.name}", persist_result=False)
 def retrain(job: Job, overrides: dict[str, Any] | None = None, force: bool = False, fresh: bool = False) -> State[str]:
     """Retrain one job.
 

@@ -149,7 +149,7 @@ class SnapshotRecord(Record):
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"{self.num_rows:,} rows in {len(self.shards)} shards from {len(self.sources)} inputs, snapshot {self.id}"
+        return f"snapshot {self.id} holds {self.num_rows:,} rows"
 
 
 class CheckRecord(Record):
@@ -220,7 +220,7 @@ class BatchesRecord(Record):
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"{len(self.features)} features, {self.steps_per_epoch} steps of {self.batch_size}, {self.row_bytes} bytes a row"
+        return f"{self.steps_per_epoch} steps of {self.batch_size} rows an epoch, {self.row_bytes} bytes a row"
 
 
 class BuildRecord(Record):

@@ -160,14 +160,14 @@ def test_a_run_whose_process_and_worker_were_killed_becomes_crashed_and_makes_ro
         assert state_of(server, begun) == "RUNNING"
         wait_until(lambda: state_of(server, begun) == "CRASHED", seconds=240, what="the automation marks the run")
     with running(WORKER, server.environment, tmp_path / "second"):
-        later = begin(server, deployed, SHORT)
+        later = begin(server, deployed, SHORT, fresh=True)  # the interrupted run would never end
         wait_until(lambda: state_of(server, later) in ENDED, seconds=120, what="the next run ends")
         assert state_of(server, later) == "COMPLETED"
 
 
-def begin(server: Server, deployed: dict[str, Any], overrides: dict[str, Any]) -> str:
+def begin(server: Server, deployed: dict[str, Any], overrides: dict[str, Any], *, fresh: bool = False) -> str:
     """Ask for a run; its id."""
-    body = {"state": {"type": "SCHEDULED"}, "parameters": {**deployed["parameters"], "overrides": overrides}}
+    body = {"state": {"type": "SCHEDULED"}, "parameters": {**deployed["parameters"], "overrides": overrides, "fresh": fresh}}
     return str(server.post(f"/deployments/{deployed['id']}/create_flow_run", body)["id"])
 
 
