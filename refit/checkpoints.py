@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
 
 from refit.records import Record, Resumption, sync_folder
 
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 class CheckpointRecord(Record):
     """Where training stood and what the callbacks knew; arrays lie beside it under their digest."""
+
+    # An infinite ``best`` must come back as a number, also where no type says so.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     belongs_to: str
     epoch: int

@@ -4,6 +4,7 @@ It stands under ``parameters.job`` of a deployment file, is the parameter of the
 descriptions), and is kept whole in every run's record. Reading it from a file is ``refit.jobfile``'s work.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -347,7 +348,7 @@ def apply_overrides(job: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     Raises:
         JobError: a key leads through something that is no mapping or list.
     """
-    tree: dict[str, Any] = json.loads(json.dumps(job, default=str))
+    tree: dict[str, Any] = copy.deepcopy(dict(job))
     for dotted, value in overrides.items():
         _set(tree, dotted, value)
     return tree

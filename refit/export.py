@@ -64,7 +64,10 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         digest=digest_folder(run.saved_model),
         num_bytes=sum(path.stat().st_size for path in run.saved_model.rglob("*") if path.is_file()),
         inputs={name: f"{spec.dtype.name} {['batch', *spec.shape[1:]]}".replace("'", "") for name, spec in specs.items()},
-        outputs={name: f"{values.dtype.name} {['batch', *values.shape[1:]]}".replace("'", "") for name, values in expected.items()},
+        outputs={
+            name: f"{'string' if values.dtype == object else values.dtype.name} {['batch', *values.shape[1:]]}".replace("'", "")
+            for name, values in expected.items()
+        },
         proof_rows=len(rows.table.slice(0, PROOF_ROWS)),
         max_abs_difference=reply["difference"],
         latency_p50_ms=round(reply["latency_p50_ms"], 3),
@@ -184,10 +187,20 @@ def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _difference(expected: dict[str, np.ndarray], path: Path) -> float:
-    """Largest difference of a numeric output; infinite where labels differ though probabilities do not tie."""
+    """Largest difference of a number; infinite where another label is told though the probabilities do not tie."""
     with np.load(path, allow_pickle=False) as stored:
         told = {name: stored[name] for name in stored.files}
     if told.keys() != expected.keys():
         return float("inf")
+    if "label" in expected and np.any(
+        (expected["label"].astype(told["label"].dtype) != told["label"]) & ~_is_tie(expected["probabilities"])
+    ):
+        return float("inf")
     floats = [name for name in expected if expected[name].dtype.kind == "f"]
     return max(float(np.abs(told[name] - expected[name]).max()) for name in floats)
+
+
+def _is_tie(probabilities: np.ndarray) -> np.ndarray:
+    """Rows ``[rows]`` whose two highest probabilities are closer than the tolerance could tell."""
+    highest = np.sort(probabilities, axis=1)
+    return np.asarray(highest[:, -1] - highest[:, -2] <= 2 * TOLERANCE)

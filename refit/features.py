@@ -4,7 +4,6 @@ The graph goes from raw columns to encoded tensors, so that what serves is what 
 the layers, taken from one pass over the train split; ``fit_plans`` accepts nothing else.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +73,12 @@ def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) 
         return FeaturePlan(name=name, kind="category", column=column, vocabulary=_vocabulary(values, feature), num_missing=missing)
     numbers = numbers_to_numpy(values).astype(np.float64)
     present = numbers[np.isfinite(numbers)]
+    if not len(present):
+        raise DataError(f'"{name}" has no value in the train split.', where="features", remedy="Leave the feature out.")
+    missing = int(np.isnan(numbers).sum())
     return FeaturePlan(
-        name=name, kind="numeric", column=column, mean=_finite(present.mean()), variance=_finite(present.var()), num_missing=missing
+        name=name, kind="numeric", column=column, mean=float(present.mean()), variance=float(present.var()), num_missing=missing
     )
-
-
-def _finite(value: float) -> float:
-    return float(value) if math.isfinite(value) else 0.0
 
 
 def _vocabulary(values: pa.ChunkedArray, feature: CategoryFeature) -> tuple[str, ...] | tuple[int, ...]:
@@ -113,6 +111,10 @@ def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> 
             where="target",
             received=", ".join(map(repr, distinct[:5])),
             remedy="Declare it as classes, or mend the data.",
+        )
+    if column.type != "string" and any(value != int(value) for value in distinct):
+        raise DataError(
+            f'"{column.name}" has fractions, classes are whole numbers or text.', where="target", remedy="Declare a regression."
         )
     classes = tuple(str(v) for v in distinct) if column.type == "string" else tuple(int(v) for v in distinct)
     return TargetPlan(name=column.name, kind=kind, column=column, classes=classes)

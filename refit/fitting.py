@@ -185,7 +185,7 @@ def fit_model(
     trained = len(history["loss"]) - (resumption.epoch if resumption else 0)
     return FitRecord(
         num_epochs=len(history["loss"]),
-        best_epoch=_best_epoch(job.fit, history, state.recorder.validation_epochs),
+        best_epoch=state.best_epoch,
         history=history,
         validation_epochs=state.recorder.validation_epochs,
         weights_sha256=weights_sha256(model),
@@ -213,6 +213,12 @@ class _State:
     @property
     def start(self) -> Position:
         return Position(self._found.record.epoch if self._found else 0, 0)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch (from 0) whose weights were kept, where early stopping kept any."""
+        stopping = self.monitors.get("early_stopping")
+        return None if stopping is None or stopping.best_weights is None else int(stopping.best_epoch)
 
     @property
     def is_stopped(self) -> bool:
@@ -324,18 +330,6 @@ def _write_text(folder: Path, job: Job) -> None:
     with writer.as_default():
         tf.summary.text("job", "\n".join(f"    {line}" for line in text.splitlines()), step=0)
     writer.close()
-
-
-def _best_epoch(config: FitConfig, history: dict[str, list[float]], validation_epochs: list[int]) -> int | None:
-    """The epoch (from 0) whose weights were kept: the best by the monitored value, or the last."""
-    if config.early_stopping is None or config.early_stopping.monitor not in history:
-        return None
-    monitor = config.early_stopping.monitor
-    values = history[monitor]
-    epochs = validation_epochs if monitor.startswith("val_") else list(range(len(values)))
-    rising = any(word in monitor for word in ("acc", "auc", "precision", "recall", "f1"))
-    best = max(values) if rising else min(values)
-    return epochs[values.index(best)]
 
 
 def _save(model: keras.Model, run: RunLayout) -> None:

@@ -6,6 +6,7 @@ SQL is evaluated by a DuckDB connection of its own, which reaches neither files 
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import tempfile
@@ -155,7 +156,7 @@ def _read_input(
             bad = batch.filter(is_bad)
             kept = batch.filter(pc.and_(pc.invert(is_bad), batch[_KEPT]))
             shards.schema = shards.schema or _stored_schema(job, columns, kept.schema)
-            shards.write(kept.select(shards.schema.names).cast(shards.schema))
+            shards.write(_stored(kept, shards.schema, job))
             _write_rejects(rejects, found, bad, num_read, is_bad, read)
             num_read, num_kept, num_rejected = num_read + len(batch), num_kept + len(kept), num_rejected + len(bad)
         _write_faults(rejects, found, faults, read)
@@ -176,20 +177,56 @@ def _read_input(
 
 
 def _plain(batches: Iterator[pa.RecordBatch], columns: tuple[Column, ...], found: Input) -> Iterator[pa.RecordBatch]:
-    """Batches with the wanted columns only, tensors as fixed-size binaries."""
+    """Batches with the wanted columns only, tensors as fixed-size binaries; all of one schema.
+
+    Raises:
+        SourceError: a column is missing, stands twice, or changes its type from one batch to the next.
+    """
+    schema: pa.Schema | None = None
     for batch in batches:
+        _check_names(batch.schema.names, found.name)
         missing = [column.name for column in columns if column.name not in batch.schema.names]
         if missing:
             raise SourceError(f"the columns {', '.join(missing)} are missing.", where=found.name, received=", ".join(batch.schema.names))
         arrays = [_storage(batch.column(column.name), column) for column in columns]
-        yield pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+        plain = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+        if schema is not None and plain.schema != schema:
+            changed = [f.name for f, now in zip(schema, plain.schema, strict=True) if f.type != now.type]
+            raise SourceError(f"the columns {', '.join(changed)} change their type from one batch to the next.", where=found.name)
+        schema = plain.schema
+        yield plain
+
+
+def _check_names(names: list[str], where: str) -> None:
+    folded = [name.casefold() for name in names]  # DuckDB does not tell capitals from small letters
+    twice = sorted({name for name, plain in zip(names, folded, strict=True) if folded.count(plain) > 1})
+    if twice:
+        listing = ", ".join(map(repr, twice))
+        raise SourceError(f"the columns {listing} have one name.", where=where, remedy="Rename them; capitals do not tell columns apart.")
 
 
 def _storage(values: pa.Array, column: Column) -> pa.Array:
+    if pa.types.is_timestamp(values.type):
+        return values.cast(pa.timestamp("us"), safe=False)  # UTC where there is a zone
     if column.shape is None or not isinstance(values, pa.FixedShapeTensorArray):
         return values
+    if values.null_count:
+        raise SourceError(f'{values.null_count} values of "{column.name}" are missing, a tensor column has none.', where="data.sources")
     content = values.to_numpy_ndarray().tobytes()
     return pa.Array.from_buffers(field_of(column).type, len(values), [None, pa.py_buffer(content)])
+
+
+def _stored(rows: pa.Table, schema: pa.Schema, job: Job) -> pa.Table:
+    try:
+        return rows.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        listing = ", ".join(f"{name}: {rows.schema.field(name).type}" for name in job.data.derive)
+        raise JobError(
+            f"a derived column cannot be stored: {first_line(error)}",
+            where="data.derive",
+            received=listing,
+            expected="numbers, strings, booleans, dates or timestamps",
+        ) from error
 
 
 def _stored_schema(job: Job, columns: tuple[Column, ...], evaluated: pa.Schema) -> pa.Schema:
@@ -218,21 +255,55 @@ def _evaluate(job: Job, columns: tuple[Column, ...], batches: Iterator[pa.Record
     first = next(batches, None)
     if first is None:
         return
-    schema = first.schema
-    reader = pa.RecordBatchReader.from_batches(schema, _chain(first, batches))
+    _check_derived(job, columns)
+    schema, source = first.schema, _Source(first, batches)
+    reader = pa.RecordBatchReader.from_batches(schema, source.read())
+    num_rows = 0
     with sealed_connection() as connection:
         connection.register("_source", reader)
         try:
             relation = connection.sql(evaluation_sql(job, columns, schema))
             for batch in relation.to_arrow_reader(BATCH_ROWS):
+                num_rows += len(batch)
                 yield pa.Table.from_batches([batch])
-        except duckdb.Error as error:
-            raise _sql_error(job, columns, schema, error) from error
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise source.failure or _sql_error(job, columns, schema, error) from error
+    if num_rows != source.num_rows:
+        raise JobError(
+            "an expression changes the number of rows.",
+            where="data.derive",
+            expected=f"{source.num_rows:,} rows",
+            received=f"{num_rows:,}",
+            remedy="An expression gives one value for each row: no unnest.",
+        )
 
 
-def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+class _Source:
+    """Batches on their way through DuckDB: counts them, and keeps the error that DuckDB would report as its own."""
+
+    def __init__(self, first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> None:
+        self._first = first
+        self._rest = rest
+        self.num_rows = 0
+        self.failure: Exception | None = None
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in itertools.chain([self._first], self._rest):
+                self.num_rows += len(batch)
+                yield batch
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _check_derived(job: Job, columns: tuple[Column, ...]) -> None:
+    known = {column.name.casefold(): column.name for column in columns}
+    taken = [name for name in job.data.derive if name.casefold() in known]
+    if taken:
+        raise JobError(
+            f"{', '.join(map(repr, taken))} is a column of the source already.", where="data.derive", remedy="Take another name."
+        )
 
 
 def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema) -> str:
@@ -246,7 +317,7 @@ def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema) -
     typed = ", ".join(f"{cast} AS {identifier(name)}" for name, cast in casts.items())
     marks = ", ".join(f"CASE WHEN false THEN '' {cases} END AS {mark}" for mark, cases in ((_BAD_COLUMN, bad), (_BAD_VALUE, value)))
     derived = "".join(f", ({expression}\n) AS {identifier(name)}" for name, expression in job.data.derive.items())
-    kept = f"coalesce(({job.data.where}\n), false)" if job.data.where else "true"
+    kept = f"coalesce(CAST(({job.data.where}\n) AS BOOLEAN), false)" if job.data.where else "true"
     return (
         f"SELECT *, {key_hash_sql(job, columns)} AS {KEY_HASH}, {kept} AS {_KEPT} FROM "  # noqa: S608 -- sealed connection
         f"(SELECT *{derived} FROM (SELECT {typed}, {marks} FROM _source))"
@@ -257,14 +328,20 @@ def _cast(column: Column, received: pa.Field) -> str:
     stored = field_of(column).type
     if column.shape is not None or received.type == stored:
         return identifier(column.name)
-    return f"TRY_CAST({identifier(column.name)} AS {SQL_TYPES[column_type(stored)]})"
+    name, kind = identifier(column.name), column_type(stored)
+    cast = f"TRY_CAST({name} AS {SQL_TYPES[kind]})"
+    if pa.types.is_integer(stored) and not pa.types.is_integer(received.type):  # DuckDB would round 1.5 to 2
+        return f"CASE WHEN regexp_full_match(trim(CAST({name} AS VARCHAR)), '[+-]?[0-9]+([.]0*)?') THEN {cast} END"
+    if kind == "timestamp" and not pa.types.is_timestamp(received.type):  # DuckDB would drop the offset of 10:00+02:00
+        return f"CAST(TRY_CAST({name} AS TIMESTAMPTZ) AS TIMESTAMP)"
+    return cast
 
 
 def key_hash_sql(job: Job, columns: tuple[Column, ...]) -> str:
     """SQL of ``md5-64/1``: the lower 64 bits of the MD5 of length-prefixed canonical values.
 
     The values are those of the key in its order, or of all source columns but the target in order of their names. A value
-    is its text in DuckDB (numbers: the shortest that reads back, with -0.0 as 0.0; tensors: the hex MD5 of their bytes),
+    is its text in DuckDB (floats: the shortest that reads back as float64, with -0.0 as 0.0; tensors: the hex MD5 of their bytes),
     prefixed by its length in bytes and a colon; a missing value is ``-``.
     """
     known = {column.name: column for column in columns}
@@ -286,11 +363,11 @@ def _canonical(column: Column) -> str:
     name, stored = identifier(column.name), field_of(column).type
     text = f"md5({name})" if column.shape is not None else f"CAST({name} AS VARCHAR)"
     if pa.types.is_floating(stored):
-        text = f"CAST({name} + 0.0::{SQL_TYPES[column_type(stored)]} AS VARCHAR)"
+        text = f"CAST({name}::DOUBLE + 0.0 AS VARCHAR)"
     return f"coalesce(strlen({text}) || ':' || {text}, '-')"
 
 
-def _sql_error(job: Job, columns: tuple[Column, ...], schema: pa.Schema, error: duckdb.Error) -> JobError | DataError:
+def _sql_error(job: Job, columns: tuple[Column, ...], schema: pa.Schema, error: Exception) -> JobError | DataError:
     """Say which of the job's expressions is at fault by trying them one by one over no rows."""
     for name, expression in [*((f"derive.{n}", e) for n, e in job.data.derive.items()), ("where", job.data.where or "true")]:
         fault = check_expression(job, columns, schema, name, expression)

@@ -208,5 +208,9 @@ def _parameter_faults(parameters: object) -> Iterator[tuple[KeyPath, str]]:
         yield ("parameters",), 'a deployment needs a mapping under "parameters.job".'
         return
     unknown = [key for key in parameters if key not in PARAMETER_KEYS]
+    overrides = parameters.get("overrides")
+    if overrides is not None and not isinstance(overrides, dict):
+        yield ("parameters", "overrides"), f"overrides is a mapping of dotted keys to values. Received: {overrides!r}."
+        return
     yield from ((("parameters", key), f"the flow has no such parameter.{nearest(str(key), PARAMETER_KEYS)}") for key in unknown)
     yield from ((("parameters", "job", *fault.path), fault.message) for fault in find_faults(_with_overrides({"parameters": parameters})))

@@ -28,7 +28,6 @@ class OwnerRecord(Record):
     host: str
     boot: str
     pid: int
-    run: str | None
     since: float
     beat: float
 
@@ -55,12 +54,6 @@ def own_job(layout: Layout, job: str) -> Iterator[None]:
             yield
     finally:
         lock.release()
-
-
-def ensure_free(layout: Layout, job: str) -> None:
-    """Raise AlreadyRunningError where another process owns the job at this moment."""
-    with own_job(layout, job):
-        pass
 
 
 def _already_running(job: str, owner: OwnerRecord | None) -> AlreadyRunningError:
@@ -99,7 +92,7 @@ def _beating(folder: Path) -> Iterator[None]:
 
 def _write_owner(folder: Path, since: float) -> None:
     """Without fsync: a heartbeat need not survive a power cut."""
-    record = OwnerRecord(host=socket.gethostname(), boot=_boot_id(), pid=os.getpid(), run=None, since=since, beat=time.time())
+    record = OwnerRecord(host=socket.gethostname(), boot=_boot_id(), pid=os.getpid(), since=since, beat=time.time())
     aside = folder / f".owner.{os.getpid()}"
     aside.write_text(record.model_dump_json())
     aside.replace(folder / "owner.json")

@@ -7,9 +7,9 @@ data, and whoever may edit it must not thereby run any function of the machine.
 import ast
 import hashlib
 import importlib
-import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,23 @@ def find_module(reference: str) -> Path:
             expected=f"a module under {', '.join(prefixes)}",
             remedy=f"Move the code there, or extend the environment variable {CODE_VARIABLE}.",
         )
-    try:
-        spec = importlib.util.find_spec(module)
-    except ImportError:
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+    path = _find_source(module)
+    if path is None:
         raise CodeError(f'the module of "{reference}" does not exist.{_near_modules(module)}')
-    return Path(spec.origin)
+    return path
+
+
+def _find_source(module: str) -> Path | None:
+    """The file of a module. ``importlib.util.find_spec`` would import the packages above it."""
+    search: Sequence[str] | None = None
+    spec = None
+    parts = module.split(".")
+    for depth in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: depth + 1]), search)
+        if spec is None:
+            return None
+        search = spec.submodule_search_locations or []
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
 
 def check_options(reference: str, options: Mapping[str, Any], *, positional: int) -> None:
@@ -118,7 +128,8 @@ def _keywords(function: ast.FunctionDef, positional: int) -> tuple[list[str] | N
     own = plain[positional:]
     required = [a.arg for a in own if a not in with_default]
     required += [a.arg for a, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if default is None]
-    names = [a.arg for a in [*own, *function.args.kwonlyargs]]
+    named = own[max(len(function.args.posonlyargs) - positional, 0) :]
+    names = [a.arg for a in [*named, *function.args.kwonlyargs]]
     return (None if function.args.kwarg else names), required
 
 

@@ -268,8 +268,11 @@ def recording_failure(run: Run) -> Iterator[None]:
 
 def _end_early(run: Run, status: Status, error: BaseException) -> None:
     text = str(error) if isinstance(error, RefitError) else f"{type(error).__name__}: {error}"
-    record = collect(run).model_copy(update={"verdict": None, "reasons": ()})
-    end_run(run.layout, record, status, error=text)
+    try:
+        record = collect(run)
+    except CorruptRecordError:  # the error that ended the run is the one to tell
+        record = read_run(run.layout, run.job.name, run.id)
+    end_run(run.layout, record.model_copy(update={"verdict": None, "reasons": ()}), status, error=text)
 
 
 def write_run(run: Run, record: RunRecord) -> RunRecord:
@@ -312,7 +315,7 @@ def find_run(layout: Layout, name: str) -> RunRecord:
     jobs = [job] if job else layout.jobs()
     if job and job not in layout.jobs():
         raise UnknownNameError(f'there is no job "{job}" with runs.{nearest(job, layout.jobs())}', where=str(layout.runs_dir))
-    pairs = [(j, r) for j in jobs for r in layout.runs(j)]
+    pairs = [(j, r) for j in jobs for r in layout.runs(j) if layout.run(j, r).record.exists()]
     matches = (
         pairs[-1:] if job and run == "latest" else [p for p in pairs if p[1] == run] or [p for p in pairs if run and p[1].startswith(run)]
     )

@@ -6,7 +6,6 @@ for an input a stream of Arrow batches of plain or tensor columns.
 
 import glob
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,10 @@ def read_batches(found: Input, rejects: list[Reject]) -> Iterator[pa.RecordBatch
     with duckdb.connect() as connection:
         scan = _text_scan(connection, found) if isinstance(found.source, CsvSource) else _scan(found.source, [found.name])
         relation = _query(connection, f"SELECT * FROM {scan}", found)  # noqa: S608 -- names and options are quoted literals
-        yield from relation.to_arrow_reader(BATCH_ROWS)
+        try:
+            yield from relation.to_arrow_reader(BATCH_ROWS)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise _unreadable(found, error) from error
         if isinstance(found.source, CsvSource):
             rejects += [Reject(*row) for row in connection.sql(_REJECTED_LINES).fetchall()]
 
@@ -138,11 +140,15 @@ def _query(connection: duckdb.DuckDBPyConnection, sql: str, found: Input) -> duc
     try:
         return connection.sql(sql)
     except duckdb.Error as error:
-        raise SourceError(
-            f"the file cannot be read as {found.source.kind}: {first_line(error)}",
-            where=found.name,
-            remedy="Mend the file or the source's options.",
-        ) from error
+        raise _unreadable(found, error) from error
+
+
+def _unreadable(found: Input, error: Exception) -> SourceError:
+    return SourceError(
+        f"the file cannot be read as {found.source.kind}: {first_line(error)}",
+        where=found.name,
+        remedy="Mend the file or the source's options.",
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -152,7 +158,7 @@ def first_line(error: Exception) -> str:
 
 def _scan(source: Source, names: list[str]) -> str:
     """A table function over files that infers the columns; lines that do not parse are passed over."""
-    files = _list(names)
+    files = _list([_escaped(name) for name in names])
     if isinstance(source, ParquetSource):
         return f"read_parquet({files}, union_by_name=true)"
     if isinstance(source, JsonSource):
@@ -171,7 +177,7 @@ def _text_scan(connection: duckdb.DuckDBPyConnection, found: Input) -> str:
     columns = "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names) + "}"
     dialect = _dialect(found.source) if isinstance(found.source, CsvSource) else {}
     options = {**dialect, "auto_detect": "false", "columns": columns, "store_rejects": "true"}
-    return f"read_csv({literal(found.name)}, {_arguments(options)})"
+    return f"read_csv({literal(_escaped(found.name))}, {_arguments(options)})"
 
 
 def _dialect(source: CsvSource) -> dict[str, str]:
@@ -182,6 +188,11 @@ def _dialect(source: CsvSource) -> dict[str, str]:
 
 def _arguments(options: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _escaped(name: str) -> str:
+    """A file's name as DuckDB must be told it: it takes every name for a pattern."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _list(words: list[str]) -> str:
@@ -200,19 +211,26 @@ def identifier(name: str) -> str:
 
 def _call(source: PythonSource) -> Iterator[pa.RecordBatch]:
     references.check_options(source.read, source.options, positional=0)
+    function = references.load(source.read)
+    num_batches = 0
     try:
-        batches = iter(references.load(source.read)(**source.options))
-        first = next(batches, None)
+        for batch in function(**source.options):
+            if not isinstance(batch, pa.RecordBatch):
+                raise _no_batch(source, type(batch).__name__)
+            num_batches += 1
+            yield batch
+    except SourceError:
+        raise
     except Exception as error:
         raise SourceError(
             f"the function failed: {type(error).__name__}: {error}.", where=source.read, remedy="Mend the function."
         ) from error
-    if not isinstance(first, pa.RecordBatch):
-        received = "nothing" if first is None else type(first).__name__
-        raise SourceError(
-            "a python source yields Arrow record batches.", where=source.read, received=received, expected="pyarrow.RecordBatch"
-        )
-    yield from itertools.chain([first], batches)
+    if not num_batches:
+        raise _no_batch(source, "nothing")
+
+
+def _no_batch(source: PythonSource, received: str) -> SourceError:
+    return SourceError("a python source yields Arrow record batches.", where=source.read, received=received, expected="pyarrow.RecordBatch")
 
 
 def _digest_batches(source: PythonSource) -> str:

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from refit.layout import RunLayout
 from refit.records import Record
 
@@ -15,9 +13,7 @@ _log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 
-class _Envelope(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class _Envelope(Record):
     seconds: float
 
 
@@ -62,7 +58,7 @@ def read_stage(layout: RunLayout, name: str, kind: type[R]) -> R | None:
 def read_seconds(layout: RunLayout) -> dict[str, float]:
     """Wall seconds of each complete stage, in order."""
     found = ((name, layout.stage(name)) for name in STAGES)
-    return {name: round(_Envelope.model_validate_json(path.read_bytes()).seconds, 3) for name, path in found if path.exists()}
+    return {name: round(_Envelope.read(path).seconds, 3) for name, path in found if path.exists()}
 
 
 def forget_stages(layout: RunLayout, *names: str) -> None:
