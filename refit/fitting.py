@@ -4,6 +4,7 @@ import hashlib
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def describe_model(job: Job, plan: BatchesRecord) -> BuildRecord:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """SHA-256 over all variables of the model in order: path, dtype, shape, bytes."""
+    """SHA-256 over all variables of the model in order: path, dtype, shape, bytes.
+
+    The states of dropout's seed generators are among them, which no weights file holds: the digest is that of the fit's end.
+    """
     content = hashlib.sha256()
     for variable in model.variables:
         values = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
@@ -287,6 +291,8 @@ def _call_fit(state: _State, job: Job, train: Packed, validation: Packed, run: R
     board = keras.callbacks.TensorBoard(str(run.tensorboard_dir), write_graph=True, update_freq="epoch")
     if state.start.epoch == 0:
         _write_text(run.tensorboard_dir / "train", job)
+    if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
+        warnings.filterwarnings("ignore", message=".*conditioned on metric.*which is not available")
     state.model.fit(
         read_batches(train, batch_size=fit.batch_size, seed=job.seed, start=state.start),
         validation_data=read_in_order(validation, batch_size=max(fit.batch_size, 256)),

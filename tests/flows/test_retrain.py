@@ -1,0 +1,171 @@
+"""The whole flow in the real engine: from a CSV file to a published version, a skip, a refusal, and a run taken up again."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from flows.retrain import retrain
+from refit import fitting, registry
+from refit.config import parse_job
+from refit.errors import JobError, SourceError
+from refit.layout import Layout
+from refit.runs import read_run
+from refit.stages import STAGES
+
+ROWS = 240
+
+
+def write_table(path, *, num_rows=ROWS, noise=0.05):
+    """Two columns, each with missing values, and a label that they tell."""
+    generator = np.random.default_rng(0)
+    colours = np.array(["red", "green", "blue"])
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "colour", "size", "kind"])
+        for number in range(num_rows):
+            colour, size = generator.choice(colours), generator.normal()
+            is_big = (size + (colour == "red") > 0.5) ^ (generator.random() < noise)
+            told = ["" if number % 17 == 0 else colour, "" if number % 19 == 0 else f"{size:.4f}"]
+            rows.writerow([number, *told, "big" if is_big else "small"])
+    return path
+
+
+@pytest.fixture
+def job(tmp_path, home):
+    return parse_job(
+        {
+            "name": "sizes",
+            "data": {"sources": [{"kind": "csv", "path": str(write_table(tmp_path / "sizes.csv"))}], "key": ["id"]},
+            "target": {"column": "kind"},
+            "model": {"options": {"hidden_units": [8]}},
+            "fit": {"epochs": 6, "batch_size": 32, "optimizer": {"learning_rate": 0.03}},
+            "gate": {"champion": {"metric": "auc", "must": "prove_not_worse", "margin": 0.02}},
+        }
+    )
+
+
+@pytest.fixture
+def layout(home):
+    return Layout(home)
+
+
+def run_flow(job, **more):
+    state = retrain(job=job, return_state=True, **more)
+    return state, state.result(raise_on_failure=False)
+
+
+def test_from_a_file_to_a_version_then_skipped_then_kept(job, layout, tmp_path):
+    state, run = run_flow(job)
+    record = read_run(layout, "sizes", run)
+    assert (state.name, state.is_completed(), record.status, record.verdict) == ("First version", True, "completed", "first")
+    _check_first(record, layout, run)
+
+    _check_published_once(job, layout, run)
+
+    state, skipped = run_flow(job)
+    record = read_run(layout, "sizes", skipped)
+    assert (state.name, record.verdict, record.unchanged_since, record.model_version) == ("Skipped", "skipped", run, 1)
+
+    state, worse = run_flow(job, overrides={"fit.epochs": 1, "fit.optimizer.learning_rate": 1e-6})
+    record = read_run(layout, "sizes", worse)
+    assert (state.name, record.verdict, record.model_version) == ("Kept champion", "keep", None)
+    assert record.comparison.metric == "auc"
+    assert record.comparison.low < -0.02
+    assert registry.champion(layout, "sizes") == 1
+    assert record.champion.version == 1
+    assert record.champion.num_shared_rows == 0
+
+    _check_taken_up(job, layout, worse)
+
+
+def _check_first(record, layout, run):
+    assert record.rows.train + record.rows.validation + record.rows.test == ROWS
+    assert record.metrics["test"]["auc"] > 0.8
+    assert registry.champion_record(layout, "sizes").run == run
+    paths = layout.run("sizes", run)
+    assert [name for name in STAGES if name != "report" and not paths.stage(name).exists()] == []
+    assert list(record.seconds) == list(STAGES)
+    assert "<html" in paths.report.read_text()
+    plan = json.loads(paths.stage("convert").read_text())["record"]
+    assert {f["name"]: (f["kind"], f["num_missing"] > 0) for f in plan["features"]} == {
+        "colour": ("category", True),
+        "size": ("numeric", True),
+    }
+    assert plan["target"]["classes"] == ["big", "small"]
+
+
+def _check_published_once(job, layout, run):
+    """A process that died between publication and its record publishes nothing twice."""
+    paths = layout.run("sizes", run)
+    paths.stage("publish").unlink()
+    read_run(layout, "sizes", run).model_copy(update={"status": "running", "verdict": None, "ended": None}).write(paths.record)
+    state, taken_up = run_flow(job)
+    assert (taken_up, state.name, read_run(layout, "sizes", run).model_version) == (run, "First version", 1)
+    assert [version.version for version in registry.versions(layout, "sizes")] == [1]
+
+
+def _check_taken_up(job, layout, run):
+    """A run left as ``running`` by a process that died after its fit goes on under its own id and on its own job."""
+    paths, before = layout.run("sizes", run), read_run(layout, "sizes", run)
+    for name in ("export", "evaluate", "gate", "publish"):
+        paths.stage(name).unlink()
+    fitted_at = paths.weights.stat().st_mtime_ns
+    told = {"status": "running", "verdict": None, "reasons": (), "metrics": {}, "ended": None, "report": None}
+    before.model_copy(update=told).write(paths.record)
+
+    state, taken_up = run_flow(job)  # the job itself, without the overrides of the run
+    record = read_run(layout, "sizes", run)
+    assert (taken_up, state.name, record.status, record.verdict) == (run, "Kept champion", "completed", "keep")
+    assert (record.parameters.fit.epochs, paths.weights.stat().st_mtime_ns) == (1, fitted_at)
+    assert record.metrics == before.metrics
+    assert record.weights_sha256 == before.weights_sha256
+    assert record.started == before.started
+    assert len(layout.runs("sizes")) == 3
+
+
+def test_a_typo_in_overrides_fails_before_any_work(job, layout):
+    state, result = run_flow(job, overrides={"fit.epoch": 3})
+    assert state.is_failed()
+    assert isinstance(result, JobError)
+    assert 'Did you mean "epochs"?' in str(result)
+    assert not layout.runs_dir.exists() or layout.runs("sizes") == []
+
+
+def test_an_interrupted_stage_is_done_again_and_those_before_are_not(job, layout, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "describe_model", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            retrain(job=job)
+    (run,) = layout.runs("sizes")
+    record = read_run(layout, "sizes", run)
+    assert (record.status, record.verdict, list(record.seconds)) == ("cancelled", None, ["ingest", "validate", "split", "convert"])
+    converted = layout.run("sizes", run).stage("convert").read_bytes()
+
+    state, taken_up = run_flow(job)
+    assert (taken_up, state.name) == (run, "First version")
+    assert layout.run("sizes", run).stage("convert").read_bytes() == converted
+    assert layout.runs("sizes") == [run]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_stage_that_fails_ends_the_run_by_name_and_the_next_start_begins_anew(job, layout, tmp_path):
+    broken = job.model_copy(update={"fit": job.fit.model_copy(update={"batch_size": 10_000})})
+    state, error = run_flow(broken)
+    assert state.is_failed()
+    assert "fewer than a batch of 10000" in str(error)
+    (failed,) = layout.runs("sizes")
+    record = read_run(layout, "sizes", failed)
+    assert (record.status, record.verdict, record.error) == ("failed", None, str(error))
+    assert registry.champion(layout, "sizes") is None
+
+
+def test_a_missing_source_fails_before_a_run_is_begun(job, layout, tmp_path):
+    (tmp_path / "sizes.csv").unlink()
+    state, error = run_flow(job, force=True)
+    assert (state.is_failed(), type(error)) == (True, SourceError)
+    assert layout.runs("sizes") == []
