@@ -51,6 +51,8 @@ def _skip(job: Job, layout: Layout, *, is_wanted: bool) -> RunRecord | None:
 
 
 def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecord:
+    rich.reconfigure(stderr=True)
+    rich.get_console().print("[dim]starting Prefect and TensorFlow[/]")  # some ten seconds without another word
     wait = prepare_server()
     # refit's own lines tell what happens, and its error tells what failed. Source: handlers in prefect/logging/logging.yml
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -102,7 +104,6 @@ class _StageLines(logging.Handler):
 
 
 def _show_log() -> None:
-    rich.reconfigure(stderr=True)
     logger = logging.getLogger("refit")
     logger.addHandler(_StageLines())
     logger.setLevel(logging.INFO)

@@ -47,7 +47,7 @@ def terminal_bar(console: Console) -> Iterator[OnProgress]:
         TextColumn("[dim]{task.fields[told]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("fit", total=None, epoch="", told="")
+        task = bar.add_task("fit", total=None, epoch="1", told="compiling the first step")
 
         def show(progress: FitProgress) -> None:
             done = progress.epoch * progress.steps_per_epoch + progress.step
