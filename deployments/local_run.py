@@ -19,7 +19,6 @@ import rich
 from deployments.server import prepare_server
 from refit import ownership, runs
 from refit.config import Job
-from refit.errors import AlreadyRunningError
 from refit.jobfile import read_job
 from refit.layout import Layout, home_layout
 from refit.records import RunRecord
@@ -67,8 +66,6 @@ def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecor
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result
-    if state.is_cancelled():
-        raise AlreadyRunningError(state.message or "already running.")
     return runs.read_run(layout, job.name, str(result))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from refit.config import ColumnType
-from refit.errors import DataError, SchemaMismatchError
+from refit.errors import DataError
 from refit.records import Column, FeaturePlan
 
 KEY_HASH = "_key_hash"
@@ -103,29 +103,6 @@ def raw_input(feature: FeaturePlan) -> tuple[str, tuple[int, ...]]:
     if feature.kind == "image":
         return str(feature.column.dtype), tuple(feature.column.shape or ())
     return ("int64", ()) if is_whole(feature.column) else ("string", ())
-
-
-def check_same_columns(expected: tuple[Column, ...], received: tuple[Column, ...], *, where: str) -> None:
-    """See that columns are those that were pinned.
-
-    Raises:
-        SchemaMismatchError: with every column that is missing or of another type. New columns are no error.
-    """
-    found = {column.name: column for column in received}
-    faults = [f'"{c.name}" ({c.type}) is missing' for c in expected if c.name not in found]
-    faults += [
-        f'"{c.name}" is {_described(found[c.name])}, was {_described(c)}' for c in expected if c.name in found and found[c.name] != c
-    ]
-    if faults:
-        raise SchemaMismatchError(
-            f"columns differ from those that the data set was begun with: {'; '.join(faults)}.",
-            where=where,
-            remedy="Mend the source, or begin another data set with data.name.",
-        )
-
-
-def _described(column: Column) -> str:
-    return column.type if column.shape is None else f"{column.dtype} of shape {list(column.shape)}"
 
 
 def to_numpy(values: pa.ChunkedArray, feature: FeaturePlan) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Cancelled, Completed
+from prefect.states import Completed
 
-from refit.errors import AlreadyRunningError
 from refit.records import RunRecord, Verdict
 
 STATE_NAMES: dict[Verdict, str] = {
@@ -27,8 +26,3 @@ def announce(record: RunRecord) -> State[str]:
     )
     version = f" Version {record.model_version}." if record.model_version and verdict in ("promote", "first") else ""
     return Completed(name=STATE_NAMES[verdict], message=f"{message}{version}"[:2000], data=record.run)
-
-
-def announce_owned(error: AlreadyRunningError) -> State[str]:
-    """The state of a second starter."""
-    return Cancelled(name="Already running", message=str(error))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refit.errors import DataError, SchemaMismatchError
+from refit.errors import DataError
 from refit.records import Column, FeaturePlan
 from refit.schema import (
     ARROW_TYPES,
@@ -15,7 +15,6 @@ from refit.schema import (
     MISSING_INTEGER,
     SQL_TYPES,
     arrow_schema,
-    check_same_columns,
     column_of,
     column_type,
     field_of,
@@ -128,18 +127,3 @@ def test_missing_values_have_their_own_stand_in() -> None:
     assert (whole.dtype, whole.tolist()) == (np.int64, [1, MISSING_INTEGER])
     words = to_numpy(pa.chunked_array([["ä", None]]), feature("category", plain("string")))
     assert words.tolist() == ["ä", ""]
-
-
-def test_the_same_columns_in_another_order_and_new_ones_are_no_fault() -> None:
-    check_same_columns((plain("int8"), TENSOR), (Column(name="new", type="string"), TENSOR, plain("int8")), where="b.csv")
-
-
-def test_every_column_that_is_missing_or_differs_is_named() -> None:
-    other = TENSOR.model_copy(update={"shape": (3, 2, 1)})
-    with pytest.raises(SchemaMismatchError) as caught:
-        check_same_columns((plain("int8"), TENSOR, Column(name="z", type="string")), (plain("string"), other), where="b.csv")
-    text = str(caught.value)
-    assert text.startswith("b.csv: ")
-    assert '"z" (string) is missing' in text
-    assert '"x" is string, was int8' in text
-    assert '"image" is uint8 of shape [3, 2, 1], was uint8 of shape [1, 3, 2]' in text
