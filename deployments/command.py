@@ -10,15 +10,14 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from deployments import data_commands
 from deployments.environment import prepare_environment
+from deployments.output import AsJson, as_plain, print_json, say, stderr, stdout
 from refit.errors import RefitError, RequestError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     help="Retrain Keras models on a schedule and ship a new one only when it has proved better.",
@@ -27,13 +26,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_commands.app, name="data")
+
 File = Annotated[Path, typer.Argument(help="A deployment file, such as deployments/digits.yaml.")]
 Files = Annotated[list[Path], typer.Argument(help="Deployment files.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the job, such as fit.epochs=3. Repeatable.")
 ]
 DeploymentName = Annotated[str | None, typer.Option("--deployment", help="Which deployment of the file, where it has several.")]
+
+_RUNNING = ("run", "serve")
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 @app.callback()
@@ -59,13 +62,16 @@ def check(
         runs.check_references(deployment.job)
         _check_metrics(deployment.job)
         if deep:
+            from deployments.quiet import import_tensorflow
+
+            import_tensorflow()
             from deployments.deep_check import check_deeply
 
             check_deeply(deployment.job)
     if as_json:
-        _print_json({"file": str(file), "jobs": [d.job.model_dump(mode="json") for d in deployments]})
+        print_json({"file": str(file), "jobs": [d.job.model_dump(mode="json") for d in deployments]})
     else:
-        _stderr().print(f"[green]✓[/] {file}: {', '.join(d.job.name for d in deployments)}" + (" (deep)" if deep else ""), highlight=False)
+        stderr().print(f"[green]✓[/] {file}: {', '.join(d.job.name for d in deployments)}" + (" (deep)" if deep else ""), highlight=False)
 
 
 def _check_metrics(job: Any) -> None:  # noqa: ANN401 -- Job, which is not imported here
@@ -93,16 +99,22 @@ def run(
     signal.signal(signal.SIGTERM, _terminate)
     record = run_here(file, parse_assignments(assignments or []), deployment=deployment, force=force, fresh=fresh)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         from deployments.display import show_outcome
 
-        show_outcome(_stderr(), record)
+        show_outcome(stderr(), record)
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
-    _stderr().print("[yellow]terminated[/]; the next start of the job goes on from here", highlight=False)
+    _tell_stopped("terminated")
     raise SystemExit(128 + signum)
+
+
+def _tell_stopped(how: str) -> None:
+    """A run that was stopped is finished by the next one; other commands leave nothing to go on with."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    stderr().print(f"[yellow]{how}[/]" + ("; the next start of the job goes on from here" if command in _RUNNING else ""), highlight=False)
 
 
 # ---- looking
@@ -126,11 +138,11 @@ def list_runs(
     records = [r for name in ([job] if job else layout.jobs()) for r in runs.read_runs(layout, name)]
     newest = sorted(records, key=lambda r: r.started, reverse=True)[:limit]
     if as_json:
-        _print_json([json.loads(r.model_dump_json()) for r in newest])
+        print_json([as_plain(record) for record in newest])
     else:
         from deployments.display import show_runs
 
-        show_runs(_stdout(), newest, layout)
+        show_runs(stdout(), newest, layout)
 
 
 @app.command()
@@ -143,11 +155,11 @@ def show(
 
     record = runs.find_run(home_layout(), name)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         from deployments.display import show_run
 
-        show_run(_stdout(), record)
+        show_run(stdout(), record)
 
 
 @app.command("models")
@@ -162,13 +174,13 @@ def list_models(
     names = [name] if name else registry.models(layout)
     found = {n: registry.versions(layout, n) for n in names}
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "model": n,
                     "champion": registry.champion(layout, n),
                     "held": registry.is_held(layout, n),
-                    "versions": [_plain(v) for v in vs],
+                    "versions": [as_plain(v) for v in vs],
                 }
                 for n, vs in found.items()
             ]
@@ -176,11 +188,7 @@ def list_models(
     else:
         from deployments.display import show_models
 
-        show_models(_stdout(), found, {n for n in found if registry.is_held(layout, n)}, layout)
-
-
-def _plain(record: Any) -> Any:  # noqa: ANN401 -- a pydantic model as JSON
-    return json.loads(record.model_dump_json())
+        show_models(stdout(), found, {n for n in found if registry.is_held(layout, n)}, layout)
 
 
 # ---- deciding
@@ -227,9 +235,9 @@ def rollback(
 
 def _announce(as_json: bool, document: dict[str, Any], text: str) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
-        _stderr().print(f"[green]✓[/] {text}", highlight=False)
+        stderr().print(f"[green]✓[/] {text}", highlight=False)
 
 
 # ---- serving
@@ -244,13 +252,13 @@ def deploy(files: Files, as_json: AsJson = False) -> None:
 
     records = [record for file in files for record in deploy_file(file)]
     if as_json:
-        _print_json([asdict(record) for record in records])
+        print_json([asdict(record) for record in records])
         return
     for record in records:
-        _stderr().print(
+        stderr().print(
             f"[green]✓[/] {record.name}  pool {record.work_pool}, {record.num_schedules} schedules  {record.url}", highlight=False
         )
-    _stderr().print("[dim]A worker runs them: prefect worker start --pool refit --type process[/]", highlight=False)
+    stderr().print("[dim]A worker runs them: prefect worker start --pool refit --type process[/]", highlight=False)
 
 
 @app.command()
@@ -295,24 +303,7 @@ def predict(name: str, source: Path, output: Path) -> None:  # noqa: ARG001
     _later("predict")
 
 
-# ---- in and out
-
-
-def _stderr() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _stdout() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-def _print_json(document: Any) -> None:  # noqa: ANN401 -- a record or plain JSON
-    text = document.model_dump_json(indent=2) if hasattr(document, "model_dump_json") else json.dumps(document, indent=2)
-    typer.echo(text)
+# ---- the end
 
 
 def main() -> None:
@@ -326,8 +317,12 @@ def main() -> None:
     except RefitError as error:
         _fail(error, debug=debug)
     except KeyboardInterrupt:
-        _stderr().print("[yellow]interrupted[/]; the next start of the job goes on from here", highlight=False)
-        sys.exit(130)
+        _tell_stopped("interrupted")
+        sys.exit(_INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # Typer makes it of a KeyboardInterrupt
+            _tell_stopped("interrupted")
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -346,6 +341,6 @@ def _fail(error: RefitError, *, debug: bool) -> NoReturn:
     if "--json" in sys.argv:
         parts = {"error": type(error).__name__, "message": str(error), "where": error.where, "remedy": error.remedy}
         typer.echo(json.dumps(parts, indent=2))
-    _stderr().print("[bold red]error:[/] ", end="")
-    _stderr().print(str(error), markup=False, highlight=False, soft_wrap=True)
+    stderr().print("[bold red]error:[/] ", end="")
+    say(stderr(), str(error))
     sys.exit(error.exit_status)

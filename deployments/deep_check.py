@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from refit import batches, fitting, gate, ingestion, sources, splits, validation
+from refit import batches, fitting, gate, ingestion, splits, validation
 from refit.config import Job
 from refit.layout import Layout
 
@@ -17,8 +17,8 @@ def check_deeply(job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="refit-check-") as folder:
         layout = Layout(Path(folder))
         run = layout.run(job.name, "check")
-        snapshot = ingestion.ingest(job, layout, sources.list_inputs(job.data))
-        validation.validate_snapshot(job, snapshot, layout)
+        snapshot = ingestion.ingest(job, layout)
+        validation.raise_failed(validation.validate_snapshot(job, snapshot, layout), snapshot)
         splits.split_rows(snapshot, job.split, layout, run)
         train = splits.read_rows(snapshot, layout, run, "train", [column.name for column in snapshot.columns])
         plan = batches.plan_batches(job, snapshot, train)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from deployments.output import new_table, say
 from refit.headline import Facts, read_stages, write_headline
 from refit.layout import Layout, home_layout
 from refit.records import RunRecord
@@ -26,27 +27,23 @@ def show_outcome(console: Console, record: RunRecord) -> None:
     if record.report:
         places.append(("report", layout.resolve(record.report)))
     for name, path in places:
-        console.print(f"  {name:<12}{path}", highlight=False, soft_wrap=True, markup=False)
-    console.print(
-        f"  {'curves':<12}make board, or refit board: TensorBoard over {layout.runs_dir}", highlight=False, soft_wrap=True, markup=False
-    )
+        say(console, f"  {name:<12}{path}")
+    say(console, f"  {'curves':<12}make board, or refit board: TensorBoard over {layout.runs_dir}")
 
 
 def _show_headline(console: Console, record: RunRecord, layout: Layout) -> None:
     headline = write_headline(Facts(record, read_stages(layout.run(record.job, record.run))))
     colour = _COLOURS[headline.tone]
     console.print(f"[bold {colour}]{headline.badge}[/]  ", end="")
-    console.print(headline.sentence, markup=False, highlight=False, soft_wrap=True)
+    say(console, headline.sentence)
 
 
 def show_runs(console: Console, records: list[RunRecord], layout: Layout) -> None:
     """A line a run."""
     if not records:
-        console.print(
-            f"There is no run under {layout.runs_dir} yet. refit run deployments/digits.yaml makes one.", markup=False, soft_wrap=True
-        )
+        say(console, f"There is no run under {layout.runs_dir} yet. refit run deployments/digits.yaml makes one.")
         return
-    table = _table("run", "started", "status", "verdict", "version", "test", "seconds")
+    table = new_table("run", "started", "status", "verdict", "version", "test", "seconds")
     for record in records:
         metrics = ", ".join(f"{name} {format_number(value)}" for name, value in list(record.metrics.get("test", {}).items())[:2])
         seconds = (record.ended - record.started).total_seconds() if record.ended else None
@@ -62,18 +59,18 @@ def show_run(console: Console, record: RunRecord) -> None:
     console.print(f"[bold]{record.job}[/]  run {record.run}, {format_time(record.started)}", highlight=False)
     _show_headline(console, record, layout)
     for reason in record.reasons:
-        console.print(f"  - {reason}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  - {reason}")
     if record.error:
-        console.print(f"  {record.error}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {record.error}")
     if record.metrics:
         console.print(_metrics_table(record))
     if record.report:
-        console.print(f"  report  {layout.resolve(record.report)}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  report  {layout.resolve(record.report)}")
 
 
 def _metrics_table(record: RunRecord) -> Table:
     champion = record.champion.metrics if record.champion else {}
-    table = _table("metric", "validation", "test", *(["champion, same rows"] if champion else []))
+    table = new_table("metric", "validation", "test", *(["champion, same rows"] if champion else []))
     for name, value in record.metrics.get("test", {}).items():
         cells = [name, format_number(record.metrics.get("validation", {}).get(name)), format_number(value)]
         table.add_row(*cells, *([format_number(champion.get(name))] if champion else []))
@@ -83,11 +80,11 @@ def _metrics_table(record: RunRecord) -> Table:
 def show_models(console: Console, found: dict[str, list[VersionRecord]], held: set[str], layout: Layout) -> None:
     """The line of versions of each model, the one that serves first."""
     if not found:
-        console.print(f"No model is published under {layout.models_dir} yet.", markup=False, soft_wrap=True)
+        say(console, f"No model is published under {layout.models_dir} yet.")
     for name, versions in found.items():
         hold = "  [yellow]promotion is held[/]" if name in held else ""
         console.print(f"[bold]{name}[/]{hold}", highlight=False)
-        table = _table("version", "", "run", "published", "by", "verdict", "test")
+        table = new_table("version", "", "run", "published", "by", "verdict", "test")
         for version in sorted(versions, key=lambda v: v.version, reverse=True):
             table.add_row(*_version_cells(version))
         console.print(table)
@@ -106,10 +103,3 @@ def _version_cells(version: VersionRecord) -> Iterable[str]:
         how,
         metrics,
     )
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("run", "started"))
-    return table

@@ -3,19 +3,17 @@
 Otherwise Prefect's server starts while TensorFlow is imported: each takes seconds, and neither needs the other.
 """
 
-import contextlib
-import importlib
 import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import rich
 
+from deployments.quiet import import_tensorflow
 from deployments.server import prepare_server
 from refit import ownership, runs
 from refit.config import Job
@@ -40,11 +38,13 @@ def run_here(file: Path, overrides: Mapping[str, Any], *, deployment: str | None
 
 
 def _skip(job: Job, layout: Layout, *, is_wanted: bool) -> RunRecord | None:
-    """The record of a skipped run, where no interrupted run waits and nothing changed."""
+    """The record of a skipped run, where no interrupted run waits and nothing changed. Secrets are Prefect's, which is not up yet."""
+    if is_wanted or job.data.secrets:
+        return None
     with ownership.own_job(layout, job.name):
-        if is_wanted or runs.find_unfinished(layout, job.name):
+        if runs.find_unfinished(layout, job.name):
             return None
-        inputs = runs.inspect_inputs(job)
+        inputs = runs.inspect_inputs(job, layout)
         unchanged = runs.find_unchanged(layout, job.name, inputs)
         return runs.skip_run(job, layout, inputs, unchanged) if unchanged else None
 
@@ -55,7 +55,7 @@ def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecor
     wait = prepare_server()
     # refit's own lines tell what happens, and its error tells what failed. Source: handlers in prefect/logging/logging.yml
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    importing = threading.Thread(target=_import_tensorflow, daemon=True)
+    importing = threading.Thread(target=import_tensorflow, daemon=True)
     importing.start()
     from flows.retrain import retrain
 
@@ -67,27 +67,6 @@ def _run_flow(job: Job, layout: Layout, *, force: bool, fresh: bool) -> RunRecor
     if isinstance(result, BaseException):
         raise result
     return runs.read_run(layout, job.name, str(result))
-
-
-def _import_tensorflow() -> None:
-    """Import early, without the lines that its C++ part writes to stderr on every machine; Python's own stderr stays as it is."""
-    with contextlib.suppress(Exception), _native_stderr_closed():  # what fails here fails again where it is needed, and is told there
-        importlib.import_module("tensorflow")
-
-
-@contextlib.contextmanager
-def _native_stderr_closed() -> Iterator[None]:
-    kept = os.dup(2)
-    python_stderr, sys.stderr = sys.stderr, os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        sys.stderr = python_stderr
-        os.close(kept)
-        os.close(nowhere)
 
 
 class _StageLines(logging.Handler):

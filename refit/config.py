@@ -8,10 +8,11 @@ import copy
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError, field_validator, model_validator
 
 from refit.errors import JobError
 
@@ -33,35 +34,137 @@ class Section(BaseModel):
 # ---- data
 
 
-class CsvSource(Section):
-    """Delimited text. Gzip and zstd are recognised by the file's ending."""
+class Located(Section):
+    """Files at a place: a path or glob, local or in an object store."""
 
-    kind: Literal["csv"] = Field(description="Delimited text files.")
-    path: str = Field(min_length=1, description="A file or a glob, relative to the working directory.")
+    path: str = Field(min_length=1, description="A file or a glob, relative to the working directory; or s3://bucket/…, gs://bucket/….")
+    endpoint: str | None = Field(None, description="Address of an S3-speaking server other than Amazon's, such as http://127.0.0.1:9000.")
+    region: str | None = Field(None, description="Region of the bucket (s3).")
+
+    @field_validator("path", "endpoint")
+    @classmethod
+    def _holds_no_secret(cls, address: str | None) -> str | None:
+        if address and re.match(r"\w+://[^/]*@", address):
+            raise ValueError("credentials do not belong into a job; set them in the environment, or name a Secret block in data.secrets")
+        return address
+
+
+class CsvSource(Located):
+    """Delimited or fixed-width text. Gzip, zstd and zip are recognised by the file's content, UTF-16 by its byte-order mark."""
+
+    kind: Literal["csv"] = Field(description="Delimited or fixed-width text files.")
     delimiter: str = Field(",", min_length=1, max_length=4, description="What separates the columns.")
+    quote: str = Field('"', max_length=1, description="What encloses a value; empty: quotes are ordinary characters.")
+    escape: str | None = Field(
+        None, min_length=1, max_length=1, description="What precedes a quote within quotes; by default the quote itself."
+    )
     header: bool = Field(True, description="Whether the first line holds the names of the columns.")
-    names: list[str] | None = Field(None, min_length=1, description="Names of the columns where there is no header.")
-    null_values: list[str] = Field([""], description="Strings that stand for a missing value.")
+    names: list[str] | None = Field(None, min_length=1, description="Names of the columns where there is no header, in their order.")
+    widths: list[int] | None = Field(None, min_length=1, description="Characters of each column of fixed-width text; needs names.")
+    skip_lines: int = Field(0, ge=0, description="Lines before the header, or before the first row, that are passed over.")
+    null_values: list[str] = Field([""], description="Strings that stand for a missing value; spaces around a value do not count.")
+    member: str | None = Field(None, min_length=1, description="The file within a zip archive that holds several.")
+    encoding: str = Field(
+        "utf-8", min_length=1, description="How characters are encoded, by Python's names: utf-8, latin-1, utf-16, cp1252."
+    )
 
     @model_validator(mode="after")
     def _names_or_header(self) -> Self:
         if self.header and self.names:
             raise ValueError("names are for files without a header; set header: false, or leave names out")
+        if self.widths and len(self.widths) != len(self.names or []):
+            raise ValueError("widths are for fixed-width text without a header and need one name each; set header: false and names")
+        if self.widths and min(self.widths) < 1:
+            raise ValueError("a width is a number of characters, 1 at least")
         return self
 
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        marks = self.quote + (self.escape or "")
+        if not marks.isascii() or set(marks + self.delimiter) & set("\r\n\0") or len(self.delimiter.encode()) > 4:
+            raise ValueError("a delimiter has at most 4 bytes; quote and escape are ASCII; none of them is a line end")
+        if set(marks) & set(self.delimiter):
+            raise ValueError("the delimiter cannot hold the quote or the escape")
+        return self
 
-class ParquetSource(Section):
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)
+        except LookupError:  # of base64 and such, too
+            raise ValueError(f'no encoding is called "{encoding}"; Python knows utf-8, utf-16, latin-1, cp1252 and others') from None
+        return encoding
+
+
+class ParquetSource(Located):
     """Parquet files."""
 
     kind: Literal["parquet"] = Field(description="Parquet files.")
-    path: str = Field(min_length=1, description="A file or a glob, relative to the working directory.")
 
 
-class JsonSource(Section):
+class JsonSource(Located):
     """JSON files: one object a line, or one array of objects."""
 
     kind: Literal["json"] = Field(description="JSON files: an object a line, or one array of objects.")
-    path: str = Field(min_length=1, description="A file or a glob, relative to the working directory.")
+
+
+class ImagesSource(Located):
+    """Image files: class folders, or a table that names a file and its columns a row.
+
+    Columns: ``path`` (relative), ``image``, and ``label`` (the name of the folder) or those of the manifest.
+    """
+
+    kind: Literal["images"] = Field(description="Image files: JPEG, PNG, GIF, BMP.")
+    path: str = Field(min_length=1, description="The folder that the images lie in; or s3://bucket/…, gs://bucket/….")
+    manifest: str | None = Field(None, description="A CSV or Parquet table; without one the folders in path are the classes.")
+    file_column: str = Field("path", description="The manifest's column of file names, relative to path.")
+    shape: tuple[PositiveInt, PositiveInt, Literal[1, 3, 4]] | None = Field(
+        None, description="Height, width and channels; an image of another size or mode is rejected, unless it is resized."
+    )
+    resize: bool = Field(False, description="Resize every image to shape (bilinear, aspect not kept) and convert its mode.")
+    store: Literal["decoded", "encoded"] = Field(
+        "decoded", description="decoded: fixed shape, uint8; encoded: the file's bytes as they are."
+    )
+
+    @model_validator(mode="after")
+    def _shape_is_known(self) -> Self:
+        if self.shape is None and (self.store == "decoded" or self.resize):
+            raise ValueError("decoded images have one shape: give shape: [height, width, channels], or store: encoded")
+        if self.resize and self.store == "encoded":
+            raise ValueError("encoded images are stored as they are; leave resize out, or store: decoded")
+        return self
+
+
+class IdxSource(Located):
+    """The MNIST family's format: a file of images and one of labels, gzipped or not.
+
+    Columns: ``image`` (uint8, fixed shape) and ``label``.
+    """
+
+    kind: Literal["idx"] = Field(description="IDX files, as of MNIST.")
+    labels: str | None = Field(None, min_length=1, description="The file of labels, or a glob that matches one for each file of images.")
+
+
+class SqlSource(Section):
+    """Rows of a database: SQLite, or PostgreSQL through ADBC."""
+
+    kind: Literal["sql"] = Field(description="A query to a database: SQLite or PostgreSQL.")
+    database: str = Field(
+        min_length=1,
+        description='A SQLite file, postgresql://host/name without a password, or "env:NAME": a variable that holds the address.',
+    )
+    query: str = Field(min_length=1, description="A SELECT statement.")
+    incremental: str | None = Field(
+        None, min_length=1, description="A column that only grows (an id, a time of change): rows above the greatest value seen are read."
+    )
+
+    @field_validator("database")
+    @classmethod
+    def _holds_no_secret(cls, database: str) -> str:
+        if re.match(r"\w+://[^/@]*:[^/@]+@", database) or re.search(r"[?&]password=", database):
+            raise ValueError("a password does not belong into a job; use env:NAME, or PGPASSWORD")
+        return database
 
 
 class PythonSource(Section):
@@ -72,7 +175,23 @@ class PythonSource(Section):
     options: dict[str, Any] = Field({}, description="Keyword arguments for the function.")
 
 
-Source = Annotated[CsvSource | ParquetSource | JsonSource | PythonSource, Field(discriminator="kind")]
+Source = Annotated[
+    CsvSource | ParquetSource | JsonSource | ImagesSource | IdxSource | SqlSource | PythonSource, Field(discriminator="kind")
+]
+
+
+class Expectation(Section):
+    """What must hold for a column; every check is optional. A missing value fails only not_null and max_missing_fraction."""
+
+    not_null: bool = Field(False, description="No value is missing.")
+    max_missing_fraction: float | None = Field(None, ge=0, le=1, description="At most this share of the values is missing.")
+    min: float | str | None = Field(None, description="The smallest value allowed; dates and times as text.")
+    max: float | str | None = Field(None, description="The largest value allowed.")
+    one_of: list[Scalar] | None = Field(None, min_length=1, description="The values allowed.")
+    max_other_fraction: float = Field(0.0, ge=0, le=1, description="At most this share of the values may be outside one_of.")
+    matches: str | None = Field(None, min_length=1, description="A regular expression (RE2) that each whole value matches.")
+    unique: bool = Field(False, description="No value stands twice.")
+    otherwise: Literal["fail", "warn"] = Field("fail", description="What happens where it does not hold.")
 
 
 class DataConfig(Section):
@@ -81,10 +200,31 @@ class DataConfig(Section):
     name: Name | None = Field(None, description="Name of the data set on disk; by default the job's name.")
     sources: list[Source] = Field(min_length=1, description="Where rows come from, in order.")
     columns: dict[str, ColumnType] = Field({}, description="Types of columns; what is left out is inferred over the whole input.")
+    optional: list[str] = Field([], description="Columns that a later input may lack; their values are missing then.")
     derive: dict[str, str] = Field({}, description="New columns as SQL expressions over the source's columns.")
+    select: list[str] = Field([], description="What is stored, as SQL expressions over source and derived columns; by default all columns.")
     where: str | None = Field(None, description="SQL condition; rows for which it does not hold are filtered out.")
-    key: list[str] = Field([], description="Columns that identify a row; without them rows are never de-duplicated.")
+    key: list[str] = Field(
+        [], description="Columns that identify a row, of which the newest counts; without it rows are never de-duplicated."
+    )
     max_rejected_fraction: float = Field(0.01, ge=0, le=1, description="A larger share of unreadable rows fails the ingest.")
+    refused: Literal["skip", "fail"] = Field(
+        "skip", description="An input that cannot be read at all: go on without it, or fail the ingest."
+    )
+    vanished: Literal["keep", "drop"] = Field("keep", description="The rows of an input that is no longer there: keep or drop them.")
+    expect: dict[str, Expectation] = Field({}, description="What must hold for columns.")
+    secrets: list[str] = Field(
+        [], description="Names of Prefect Secret blocks with credentials: each maps environment variables to values."
+    )
+
+
+class DriftConfig(Section):
+    """How far new rows may differ from those that the champion was trained on."""
+
+    policy: Literal["report", "warn", "fail"] = Field("report", description="What follows where a column has drifted.")
+    columns: list[str] = Field([], description="Only these columns; by default all.")
+    false_discovery_rate: float = Field(0.05, gt=0, lt=1, description="Share of false alarms among the alarms, over all columns together.")
+    min_psi: float = Field(0.1, ge=0, description="A smaller population stability index is no drift, however certain.")
 
 
 # ---- features and target
@@ -297,6 +437,7 @@ class Job(Section):
         None, description="Inputs of the model by column; by default every column but target and key."
     )
     target: TargetConfig = Field(description="What is predicted.")
+    drift: DriftConfig = Field(DriftConfig(), description="How far new rows may differ from the champion's.")
     split: SplitConfig = Field(SplitConfig(), description="How rows are divided into train, validation and test.")
     model: ModelConfig = Field(ModelConfig(), description="What is fitted.")
     fit: FitConfig = Field(FitConfig(), description="How it is fitted.")

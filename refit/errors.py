@@ -10,6 +10,8 @@
     │   └── HomeError                  REFIT_HOME cannot be used (OSError)
     ├── DataError                  1   the data do not allow what was asked (ValueError)
     │   ├── SourceError                a source that is missing or cannot be read
+    │   │   ├── NothingThereError          a path that names no file
+    │   │   └── RefusedError               one input that cannot be read at all; the others go on without it
     │   └── SchemaMismatchError        columns or types differ from what was pinned or declared
     ├── AlreadyRunningError        1   another process owns the job (RuntimeError)
     ├── FitError                   1   training diverged or cannot go on (ArithmeticError)
@@ -87,6 +89,14 @@ class DataError(RefitError, ValueError):
 
 class SourceError(DataError):
     """A source that is missing, empty or cannot be read."""
+
+
+class NothingThereError(SourceError):
+    """A path, glob or folder in which there is nothing to read."""
+
+
+class RefusedError(SourceError):
+    """An input that cannot be read at all: truncated, of another kind, empty, not decodable."""
 
 
 class SchemaMismatchError(DataError):

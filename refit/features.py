@@ -14,14 +14,12 @@ import pyarrow.compute as pc
 
 from refit.config import CategoryFeature, Feature, ImageFeature, Job, NumericFeature, TargetKind
 from refit.errors import DataError
+from refit.labels import target_kind
 from refit.layers import FillMissing
 from refit.records import Column, FeaturePlan, SnapshotRecord, TargetPlan
 from refit.schema import MISSING_INTEGER, is_number, is_whole, numbers_to_numpy, raw_input
 from refit.splits import Rows
 from refit.validation import fits
-
-MAX_CLASSES = 100  # a whole-number target with more values is taken for a quantity
-
 
 # ---- plans: what the job says or leaves to be inferred, with statistics of the train split
 
@@ -102,7 +100,7 @@ def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> 
     """
     column = snapshot.column(job.target.column)
     distinct = sorted(pc.unique(labels).drop_null().to_pylist())
-    kind = job.target.kind or _infer_target(column, len(distinct))
+    kind = target_kind(job, column, len(distinct))
     if kind == "regression":
         return TargetPlan(name=column.name, kind=kind, column=column)
     if kind == "binary" and len(distinct) != 2:
@@ -118,12 +116,6 @@ def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> 
         )
     classes = tuple(str(v) for v in distinct) if column.type == "string" else tuple(int(v) for v in distinct)
     return TargetPlan(name=column.name, kind=kind, column=column, classes=classes)
-
-
-def _infer_target(column: Column, num_values: int) -> TargetKind:
-    if column.type != "string" and (not is_whole(column) or num_values > MAX_CLASSES):
-        return "regression"
-    return "binary" if num_values == 2 else "classes"
 
 
 def encode_labels(labels: pa.ChunkedArray, target: TargetPlan) -> np.ndarray:

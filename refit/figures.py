@@ -1,9 +1,12 @@
 """Figures of the report: SVG that takes its colours and its font from the page, the same bytes for the same numbers."""
 
 import io
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from math import isfinite, nan
 
 import matplotlib as mpl
@@ -12,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from refit.wording import typeset
+from refit.records import Histogram
+from refit.wording import format_ticks, typeset
 
 Points = Sequence[tuple[float, float]]
 
@@ -50,6 +54,14 @@ _STYLE: dict[str, object] = {
     "ytick.color": MUTED,
     "ytick.major.size": 0,
 }
+_PLOT_WIDTH, _PLOT_HEIGHT = 300, 72
+_ROW_HEIGHT = 19
+_LABEL_WIDTH = 112
+_BARS_WIDTH = 108
+_MAX_BARS = 8
+_MAX_LABEL = 16.0
+_MAX_TITLE = 200
+_WIDE = frozenset("MWmw@%")
 # Few points are shown one by one, many as a line.
 _MAX_MARKED_POINTS = 30
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -118,6 +130,163 @@ def draw_seconds(seconds: Mapping[str, float], labels: Sequence[str]) -> str:
         axes.set_yticks(range(len(values)), labels=list(seconds), color=INK)
         axes.set(xticks=[], xlim=(0, 1.3 * max(values, default=0) or 1), ylim=(len(values) - 0.5, -0.5))
         return _svg(axes, "seconds")
+
+
+# ---- histograms, by hand: a page holds hundreds, and each of Matplotlib's would be ten times as large
+
+
+def draw_histogram(histogram: Histogram, tell: Callable[[Sequence[float]], list[str]] = format_ticks) -> str:
+    """Draw shares of old rows (grey) and new rows (blue): steps over the bins, or a pair of bars for each label.
+
+    Args:
+        histogram: a side without values is left out; a share that is not finite counts as none.
+        tell: writes numbers of the axis for people.
+
+    Returns:
+        SVG without ids, about 1 kB; empty where neither side has values.
+    """
+    if not histogram.old and not histogram.new:
+        return ""
+    return _draw_bars(histogram) if histogram.labels else _draw_steps(histogram, tell)
+
+
+def _draw_steps(histogram: Histogram, tell: Callable[[Sequence[float]], list[str]]) -> str:
+    places = _places(histogram.edges)
+    if len(places) < 2:
+        return ""
+    sides = [_densities(shares, places) for shares in (histogram.old, histogram.new)]
+    highest = max((y for side in sides for y in side), default=0.0) or 1.0
+    old, new = ([y / highest for y in side] for side in sides)
+    parts = [
+        _path(_steps(places, old), "fill: var(--train); opacity: .5"),
+        _path(_steps(places, new), "fill: var(--validation); fill-opacity: .13; stroke: var(--validation); stroke-width: 1.6"),
+        _path(f"M0 {_PLOT_HEIGHT}H{_PLOT_WIDTH}", "stroke: var(--line)"),
+        _group(_axis(histogram.edges, tell), "--muted"),
+    ]
+    return _picture(_PLOT_HEIGHT + 17, parts)
+
+
+def _places(edges: Sequence[float]) -> list[float]:
+    """Edges from 0 to 1; equally far from each other where they do not ascend or are not finite."""
+    reach = edges[-1] - edges[0] if edges else 0.0
+    ascends = all(low < high for low, high in itertools.pairwise(edges))
+    if ascends and isfinite(reach) and reach > 0:
+        return [(edge - edges[0]) / reach for edge in edges]
+    return [index / max(1, len(edges) - 1) for index in range(len(edges))]
+
+
+def _densities(shares: Sequence[float], places: Sequence[float]) -> list[float]:
+    widths = [max(high - low, 1e-6) for low, high in itertools.pairwise(places)]
+    return [_finite(share) / width for share, width in zip(shares, widths, strict=False)]
+
+
+def _finite(share: float) -> float:
+    return min(max(share, 0.0), 1.0) if isfinite(share) else 0.0
+
+
+def _steps(places: Sequence[float], heights: Sequence[float]) -> str:
+    if not heights:
+        return ""
+    steps = (f"V{_round(_PLOT_HEIGHT * (1 - y))}H{_round(_PLOT_WIDTH * x)}" for y, x in zip(heights, places[1:], strict=False))
+    return f"M0 {_PLOT_HEIGHT}{''.join(steps)}V{_PLOT_HEIGHT}"
+
+
+def _axis(edges: Sequence[float], tell: Callable[[Sequence[float]], list[str]]) -> Iterator[str]:
+    """Both ends and the middle. Bins of whole numbers end halfway between two: told are the numbers within."""
+    half = 0.5 if all(isfinite(edge) and edge % 1 == 0.5 for edge in edges) else 0.0
+    low, high = edges[0] + half, edges[-1] - half
+    if low == high:
+        yield _text(_PLOT_WIDTH / 2, _PLOT_HEIGHT + 14, tell([low])[0], "middle")
+        return
+    labels = tell([low, low / 2 + high / 2, high])
+    for x, label, anchor in zip((0, _PLOT_WIDTH / 2, _PLOT_WIDTH), labels, ("start", "middle", "end"), strict=True):
+        yield _text(x, _PLOT_HEIGHT + 14, label, anchor)
+
+
+def _draw_bars(histogram: Histogram) -> str:
+    names, sides = _fold(histogram)
+    highest = max((share for side in sides for share in side), default=0.0) or 1.0
+    thick = 5 if all(sides) else 9
+    tops = [3.5, 9] if all(sides) else [5, 5]
+    bars = [
+        "".join(
+            f"M{_LABEL_WIDTH + 4} {_round(row * _ROW_HEIGHT + top)}h{_round(_BARS_WIDTH * share / highest)}v{thick}H{_LABEL_WIDTH + 4}z"
+            for row, share in enumerate(side)
+            if share
+        )
+        for side, top in zip(sides, tops, strict=True)
+    ]
+    shares = [" → ".join(_percent(side[row]) for side in sides if side) + " %" for row in range(len(names))]
+    parts = [
+        _path(bars[0], "fill: var(--train)"),
+        _path(bars[1], "fill: var(--validation)"),
+        _group((_text(0, row * _ROW_HEIGHT + 13, name) for row, name in enumerate(names)), "--ink"),
+        _group((_text(_PLOT_WIDTH, row * _ROW_HEIGHT + 13, text, "end") for row, text in enumerate(shares)), "--muted"),
+    ]
+    return _picture(len(names) * _ROW_HEIGHT, parts)
+
+
+def _fold(histogram: Histogram) -> tuple[list[str], list[list[float]]]:
+    """The first labels, the rest together; both sides with a share for each, or with none at all."""
+    shown = len(histogram.labels) if len(histogram.labels) <= _MAX_BARS else _MAX_BARS - 1
+    names = list(histogram.labels[:shown])
+    sides = [[_finite(share) for share in side] for side in (histogram.old, histogram.new)]
+    if shown < len(histogram.labels):
+        names.append("(others)")
+        sides = [[*side[:shown], min(1.0, sum(side[shown:]))] if side else [] for side in sides]
+    return names, [[*side, *[0.0] * (len(names) - len(side))][: len(names)] if side else [] for side in sides]
+
+
+def _percent(share: float) -> str:
+    return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    """A text that was cut short has all of it as its title."""
+    readable = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in " ".join(text.split()))
+    cut = _cut(readable or "(blank)")
+    title = f"<title>{escape(readable[:_MAX_TITLE])}</title>" if cut != readable and readable else ""
+    placed = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text x="{_round(x)}" y="{_round(y)}"{placed}>{title}{escape(cut)}</text>'
+
+
+def _cut(text: str) -> str:
+    width = 0.0
+    for index, character in enumerate(text):
+        width += _width(character)
+        if width > _MAX_LABEL:
+            return text[: max(1, index - 1)].rstrip() + "…"
+    return text
+
+
+def _width(character: str) -> float:
+    """In units of an ordinary letter."""
+    if unicodedata.combining(character):
+        return 0.0
+    if unicodedata.east_asian_width(character) in "WF":
+        return 2.0
+    if character in _WIDE:
+        return 1.75
+    return 1.25 if character.isupper() else 1.0
+
+
+def _round(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _path(steps: str, css: str) -> str:
+    return f'<path d="{steps}" style="{css}"/>' if steps else ""
+
+
+def _group(texts: Iterator[str], variable: str) -> str:
+    return f'<g style="fill: var({variable}); font-size: 12px">{"".join(texts)}</g>'
+
+
+def _picture(height: float, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {_PLOT_WIDTH} {_round(height)}">{"".join(parts)}</svg>'
+
+
+# ---- Matplotlib
 
 
 @contextmanager

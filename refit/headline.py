@@ -22,7 +22,7 @@ from refit.records import (
     ValidationRecord,
 )
 from refit.stages import STAGES, read_stage
-from refit.wording import counted, format_number, spoken, tell_evidence
+from refit.wording import counted, format_number, name_some, spoken, tell_evidence
 
 _MAIN = {"binary": "auc", "classes": "accuracy", "regression": "rmse"}
 _CLAIMS = {"be_better": "better than", "not_be_worse": "not worse than", "prove_not_worse": "shown to be no worse than"}
@@ -160,6 +160,22 @@ def write_headline(facts: Facts) -> Headline:
         return Headline(*_BADGES[record.status], _tell_unfinished(facts))
     tell = {"promote": _tell_promoted, "first": _tell_first, "skipped": _tell_skipped}.get(record.verdict, _tell_kept)
     return Headline(*_BADGES[record.verdict], tell(facts))
+
+
+def warn_of_data(facts: Facts) -> str:
+    """One sentence on columns that have drifted and on checks that warn; empty where the data give no cause."""
+    validation = facts.stages.validate
+    if validation is None:
+        return ""
+    drifted = validation.drift.drifted if validation.drift else []
+    warning = [check.name for check in validation.warnings if check.only_warns and not (drifted and check.name == "drift")]
+    told = []
+    if drifted:
+        names = [f"{column.name} (the label)" if column.is_target else column.name for column in drifted]
+        told.append(f"{counted(len(drifted), 'column')} {'has' if len(drifted) == 1 else 'have'} drifted: {name_some(names)}")
+    if warning:
+        told.append(f"{counted(len(warning), 'check')} of the data {'warns' if len(warning) == 1 else 'warn'}: {name_some(warning)}")
+    return "; ".join(told) + "." if told else ""
 
 
 def _tell_promoted(facts: Facts) -> str:

@@ -3,7 +3,7 @@
 ::
 
     REFIT_HOME (default ./artifacts)
-    ├── data/<dataset>/   shards/  rejects/  snapshots/  HEAD
+    ├── data/<dataset>/   shards/  drops/  rejects/  snapshots/  HEAD
     ├── runs/<job>/       owner.lock  owner.json  <run>/
     └── models/<name>/    <version>/  history.jsonl
 
@@ -50,9 +50,14 @@ class Layout:
         """The folder of all published models, in TensorFlow Serving's layout."""
         return self.home / "models"
 
+    @property
+    def datasets_dir(self) -> Path:
+        """The folder of all data sets."""
+        return self.home / "data"
+
     def dataset(self, name: str) -> "DatasetLayout":
         """Paths of one data set."""
-        return DatasetLayout(self.home / "data" / safe_name(name, what="the data set"))
+        return DatasetLayout(self.datasets_dir / safe_name(name, what="the data set"))
 
     def job_dir(self, job: str) -> Path:
         """The folder of one job's runs."""
@@ -65,6 +70,10 @@ class Layout:
     def model(self, name: str) -> "ModelLayout":
         """Paths of one published model."""
         return ModelLayout(self.models_dir / safe_name(name, what="the model"))
+
+    def datasets(self) -> list[str]:
+        """Names of the data sets that have a folder, sorted."""
+        return sorted(path.name for path in _folders(self.datasets_dir))
 
     def jobs(self) -> list[str]:
         """Names of the jobs that have a folder, sorted."""
@@ -120,9 +129,46 @@ class DatasetLayout:
         return self.shards_dir / f"{digest}.parquet"
 
     @property
+    def drops_dir(self) -> Path:
+        """Positions of rows that no longer count, named by content."""
+        return self.root / "drops"
+
+    def drops(self, digest: str) -> Path:
+        """Positions of one shard: uint32, sorted."""
+        return self.drops_dir / f"{digest}.npy"
+
+    @property
+    def profiles_dir(self) -> Path:
+        """Statistics of shards, computed once: a cache."""
+        return self.root / "profiles"
+
+    def profile(self, name: str) -> Path:
+        """The statistics of one shard's rows that count."""
+        return self.profiles_dir / f"{name}.arrow"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Copies of inputs while they are read: fetched, unpacked or decoded."""
+        return self.root / "spool"
+
+    @property
+    def seen(self) -> Path:
+        """Digests of files by name, size and times: a cache."""
+        return self.root / "seen.json"
+
+    @property
+    def forgotten(self) -> Path:
+        """Key hashes of rows that must not come back: uint64, sorted."""
+        return self.root / "forgotten.npy"
+
+    @property
     def rejects_dir(self) -> Path:
         """Rows that could not be read, a file an ingest."""
         return self.root / "rejects"
+
+    def rejects(self, name: str) -> Path:
+        """The rejected rows of one ingest, as the records of its inputs name them."""
+        return self.rejects_dir / f"{name}.parquet"
 
     @property
     def snapshots_dir(self) -> Path:

@@ -1,10 +1,11 @@
-"""What a fit tells while it runs, and the bar that people see in a terminal."""
+"""What an ingest and a fit tell while they run, and the bars that people see in a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
@@ -27,6 +28,20 @@ class FitProgress:
 OnProgress = Callable[[FitProgress], None]
 
 
+@dataclass(frozen=True)
+class IngestProgress:
+    """Where an ingest is: ``done`` of ``total`` new inputs; rows read and rejected of the present one."""
+
+    name: str
+    done: int
+    total: int
+    num_read: int = 0
+    num_rejected: int = 0
+
+
+OnIngestProgress = Callable[[IngestProgress], None]
+
+
 def ignore_progress(_: FitProgress) -> None:
     """Tell nobody."""
 
@@ -34,6 +49,27 @@ def ignore_progress(_: FitProgress) -> None:
 def describe(values: dict[str, float]) -> str:
     """``loss 0.0912 · val_loss 0.1034``."""
     return " · ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+@contextlib.contextmanager
+def ingest_bar(console: Console) -> Iterator[OnIngestProgress]:
+    """A bar over new inputs with the rows of the present one; silent where the console is no terminal."""
+    columns = (
+        TextColumn("[bold]ingest[/]"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[told]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("ingest", total=None, told="looking for new inputs")
+
+        def show(progress: IngestProgress) -> None:
+            rejected = f", {progress.num_rejected:,} rejected" if progress.num_rejected else ""
+            told = f"{progress.name[-60:]}: {progress.num_read:,} rows{rejected}"
+            bar.update(task, completed=progress.done, total=progress.total, told=escape(told))
+
+        yield show
 
 
 @contextlib.contextmanager

@@ -5,16 +5,20 @@ are relative to REFIT_HOME. Fields may be added; those that stand here keep thei
 """
 
 import contextlib
+import io
 import os
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refit.config import Job, TargetKind
 from refit.errors import CorruptRecordError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Verdict = Literal["promote", "keep", "first", "incompatible", "skipped"]
 Status = Literal["running", "completed", "failed", "cancelled", "abandoned"]
@@ -74,6 +78,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_array(path: Path, values: "np.ndarray") -> None:
+    """Put an array at ``path`` in NumPy's own format, whole or not at all."""
+    write_atomically(path, array_bytes(values))
+
+
+def array_bytes(values: "np.ndarray") -> bytes:
+    """What a file holds that ``write_array`` writes."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
+    return content.getvalue()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -100,18 +118,35 @@ class Column(Record):
 
 
 class ShardRecord(Record):
-    """One Parquet file of a snapshot: content digest, rows, bytes."""
+    """One Parquet file of a snapshot: content digest, rows, bytes; and which of its rows no longer count.
+
+    ``dropped`` names an array in the data set's ``drops`` folder: sorted positions (uint32) of rows that another row with the
+    same key has replaced.
+    """
 
     digest: str
     num_rows: int
     num_bytes: int
+    dropped: str | None = None
+    num_dropped: int = 0
+
+    @property
+    def num_live(self) -> int:
+        """Rows that count."""
+        return self.num_rows - self.num_dropped
 
 
 class SourceRecord(Record):
-    """One input of a snapshot. ``num_read`` is the sum of the five counts that follow it."""
+    """One input of a snapshot. ``num_read`` is the sum of the five counts that follow it.
+
+    ``listed_by`` is the source of the job that named the input. ``refused`` says why nothing of it could be read. ``notes`` are
+    sentences for the report. ``watermark`` is the greatest value read so far of an incremental column, as text. ``rejects`` names the
+    file of its rejected rows.
+    """
 
     name: str
     digest: str
+    listed_by: str = ""
     num_read: int
     num_kept: int
     num_rejected: int = 0
@@ -119,10 +154,15 @@ class SourceRecord(Record):
     num_duplicate: int = 0
     num_superseded: int = 0
     shards: tuple[ShardRecord, ...] = ()
+    refused: str | None = None
+    is_vanished: bool = False
+    watermark: str | None = None
+    rejects: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class SnapshotRecord(Record):
-    """What a data set holds at one time. ``id`` is the digest of all the rest but ``parent``."""
+    """What a data set holds at one time, sources oldest first. ``id`` is the digest of all the rest but ``parent``."""
 
     id: str
     dataset: str
@@ -130,6 +170,7 @@ class SnapshotRecord(Record):
     key_hash: str = Field(description="Name and version of the hash in the column _key_hash.")
     reading: str = Field("", description="Digest of what decides how a source's row becomes a stored row.")
     columns: tuple[Column, ...]
+    source_columns: tuple[Column, ...] = Field((), description="Columns of the inputs as they were first seen; later inputs must fit.")
     sources: tuple[SourceRecord, ...]
     parent: str | None = None
 
@@ -140,8 +181,8 @@ class SnapshotRecord(Record):
 
     @property
     def num_rows(self) -> int:
-        """Rows over all shards."""
-        return sum(shard.num_rows for shard in self.shards)
+        """Rows that count, over all shards."""
+        return sum(shard.num_live for shard in self.shards)
 
     def column(self, name: str) -> Column:
         """The column of that name; ``KeyError`` where there is none."""
@@ -153,21 +194,83 @@ class SnapshotRecord(Record):
 
 
 class CheckRecord(Record):
-    """One check of the data: what was checked, whether it held, and the numbers."""
+    """One check of the data: what was checked, whether it held, and the numbers. One that only warns stops nothing."""
 
     name: str
     ok: bool
     detail: str
+    only_warns: bool = False
+
+    @classmethod
+    def of(cls, name: str, ok: bool, good: str, bad: str, *, only_warns: bool = False) -> Self:
+        """A check that says one thing where it held and another where it did not."""
+        return cls(name=name, ok=ok, detail=good if ok else bad, only_warns=only_warns)
+
+
+class Histogram(Record):
+    """Shares of a column's values that are not missing, old and new over the same bins: one edge more than bins, or a label each."""
+
+    edges: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    old: tuple[float, ...] = ()
+    new: tuple[float, ...] = ()
+
+
+class ColumnDrift(Record):
+    """One column: the champion's training rows (old) against rows that it never saw (new).
+
+    ``p_adjusted`` is corrected over all columns and both tests (values, missing share). ``psi`` is the effect size.
+    """
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    test: str
+    statistic: float
+    p_value: float
+    p_adjusted: float
+    psi: float
+    num_old: int
+    num_new: int
+    missing_old: float
+    missing_new: float
+    missing_p_adjusted: float = 1.0
+    is_target: bool = False
+    has_drifted: bool
+    verdict: str
+    histogram: Histogram
+
+
+class DriftRecord(Record):
+    """New rows against the champion's. Without a champion, or without new rows, ``columns`` hold the new side alone."""
+
+    champion: int | None = None
+    old_snapshot: str | None = None
+    num_old: int = 0
+    num_new: int
+    why_not: str | None = Field(None, description="Why nothing was compared, in words.")
+    columns: tuple[ColumnDrift, ...]
+
+    @property
+    def drifted(self) -> list[ColumnDrift]:
+        """The columns that have drifted."""
+        return [column for column in self.columns if column.has_drifted]
 
 
 class ValidationRecord(Record):
-    """The snapshot against its schema and the job."""
+    """The snapshot against its schema, the job's expectations, and the champion's data."""
 
     checks: tuple[CheckRecord, ...]
+    drift: DriftRecord | None = None
+
+    @property
+    def warnings(self) -> list[CheckRecord]:
+        """Checks that did not hold and only warn."""
+        return [check for check in self.checks if not check.ok]
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"{len(self.checks)} checks held"
+        warned = f", {len(self.warnings)} warn" if self.warnings else ""
+        return f"{sum(check.ok for check in self.checks)} checks held{warned}"
 
 
 class SplitRecord(Record):

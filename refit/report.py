@@ -1,17 +1,32 @@
 """The report of a run: one HTML page that needs nothing but itself, from the records that the run has left."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite, sqrt
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from refit import figures
-from refit.headline import Facts, name_champion, read_stages, write_headline
+from refit.headline import Facts, name_champion, read_stages, warn_of_data, write_headline
 from refit.layout import Layout
-from refit.records import Comparison, FeaturePlan, FitRecord, RunRecord, write_atomically
+from refit.records import (
+    Column,
+    ColumnDrift,
+    Comparison,
+    DriftRecord,
+    FeaturePlan,
+    FitRecord,
+    RunRecord,
+    SnapshotRecord,
+    SourceRecord,
+    write_atomically,
+)
 from refit.stages import STAGES
 from refit.wording import (
     ABSENT,
@@ -21,8 +36,12 @@ from refit.wording import (
     format_differences,
     format_list,
     format_milliseconds,
+    format_moments,
     format_number,
+    format_p_value,
     format_seconds,
+    format_share,
+    format_ticks,
     format_time,
     is_lower_better,
     is_score,
@@ -32,7 +51,14 @@ from refit.wording import (
 
 _MAX_TILES = 2
 _MAX_ROWS = 50
-_COUNTS = ("read", "kept", "rejected", "filtered", "duplicate", "superseded")
+_MAX_INPUTS = 20
+_MAX_HELD = 8
+_MAX_REASONS = 5
+_MAX_REJECTS_FILES = 5
+_MAX_SHOWN_COLUMNS = 24
+_MAX_COLUMNS = 200
+_FATES = ("kept", "rejected", "filtered", "duplicate", "superseded")
+_ALWAYS_COUNTED = ("read", "kept", "rejected")
 
 
 # ---- tiles, tables, curves
@@ -234,11 +260,171 @@ def _example(spec: str) -> str:
     return 'tf.constant([""])' if dtype == "string" else f"tf.zeros({shape}, {dtype!r})"
 
 
+# ---- what came in
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs as a table: ``shown`` newest first, columns for ``counts``, rows by what became of them in ``fates``."""
+
+    shown: list[SourceRecord]
+    num_hidden: int
+    num_refused: int
+    num_vanished: int
+    counts: list[str]
+    fates: dict[str, int]
+    notes: list[str]
+
+    @property
+    def num_lost(self) -> int:
+        """Rows that were read and do not count."""
+        return sum(self.fates.values()) - self.fates["kept"]
+
+
+def list_inputs(snapshot: SnapshotRecord) -> Inputs:
+    """The newest inputs; of many, those that were refused or have vanished are not the ones left out."""
+    sources = snapshot.sources
+    by_need = sorted(range(len(sources)), key=lambda n: (not sources[n].refused, not sources[n].is_vanished, -n))
+    totals = {count: sum(_count(source, count) for source in sources) for count in ("read", *_FATES)}
+    return Inputs(
+        shown=[sources[n] for n in sorted(by_need[:_MAX_INPUTS], reverse=True)],
+        num_hidden=max(0, len(sources) - _MAX_INPUTS),
+        num_refused=sum(bool(source.refused) for source in sources),
+        num_vanished=sum(source.is_vanished for source in sources),
+        counts=[count for count, total in totals.items() if total or count in _ALWAYS_COUNTED],
+        fates={fate: totals[fate] for fate in _FATES},
+        notes=list(dict.fromkeys(note for source in reversed(sources) for note in source.notes)),
+    )
+
+
+def _count(source: SourceRecord, count: str) -> int:
+    number: int = getattr(source, f"num_{count}")
+    return number
+
+
+def tell_refusal(source: SourceRecord) -> str:
+    """Why an input was refused, without its name before it, which stands beside it."""
+    return (source.refused or "").removeprefix(f"{source.name}: ")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Rows that could not be used. ``files`` are those that list them, newest first, with whether they are there.
+
+    ``reasons`` are the commonest as (reason, column, rows), as far as those files could be read.
+    """
+
+    num_rows: int
+    num_read: int
+    files: list[tuple[str, bool]]
+    num_more_files: int
+    reasons: list[tuple[str, str, int]]
+
+
+def find_rejected(layout: Layout, snapshot: SnapshotRecord) -> Rejected | None:
+    """What the records and the rejects files say of the rows that were rejected; None where there are none."""
+    sources = [source for source in snapshot.sources if source.num_rejected]
+    if not sources:
+        return None
+    names = list(dict.fromkeys(source.rejects for source in reversed(sources) if source.rejects))
+    paths = [layout.dataset(snapshot.dataset).rejects(name) for name in names[:_MAX_REJECTS_FILES]]
+    reasons = sum((_count_reasons(path) for path in paths), Counter[tuple[str, str]]())
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return Rejected(
+        num_rows=sum(source.num_rejected for source in sources),
+        num_read=sum(source.num_read for source in snapshot.sources),
+        files=[(layout.relative(path), path.is_file()) for path in paths],
+        num_more_files=len(names) - len(paths),
+        reasons=[(reason, column, rows) for (reason, column), rows in ranked[:_MAX_REASONS]],
+    )
+
+
+def _count_reasons(path: Path) -> Counter[tuple[str, str]]:
+    """Rows by reason and column; nothing where the file is gone or damaged: the page is written all the same."""
+    found: Counter[tuple[str, str]] = Counter()
+    try:
+        with pq.ParquetFile(path, read_dictionary=["reason", "column"]) as file:
+            for batch in file.iter_batches(columns=["reason", "column"]):
+                pairs = pa.Table.from_batches([batch]).group_by(["reason", "column"]).aggregate([([], "count_all")])
+                for row in pairs.to_pylist():
+                    found[row["reason"] or "", row["column"] or ""] += row["count_all"]
+    except (OSError, KeyError, pa.ArrowException):
+        return Counter()
+    return found
+
+
+# ---- the columns
+
+
+@dataclass(frozen=True)
+class ColumnCard:
+    """One column with its histogram. ``badge`` and ``told`` are the two parts of its verdict, empty where there is none."""
+
+    name: str
+    type: str
+    is_target: bool
+    tone: str
+    badge: str
+    told: str
+    svg: str
+    numbers: list[tuple[str, str]]
+
+
+def list_columns(facts: Facts) -> list[ColumnCard]:
+    """The columns as far as they are shown: drifted ones first, the most at the top, then the label, then the rest in their order."""
+    drift, snapshot = facts.stages.validate.drift if facts.stages.validate else None, facts.stages.ingest
+    if drift is None:
+        return []
+    types = {column.name: column for column in snapshot.columns} if snapshot else {}
+    ordered = sorted(drift.columns, key=lambda c: (not c.has_drifted, -c.psi if c.has_drifted else 0.0, not c.is_target))
+    return [_card(drift, column, types.get(column.name)) for column in ordered[:_MAX_COLUMNS]]
+
+
+def _card(drift: DriftRecord, column: ColumnDrift, stored: Column | None) -> ColumnCard:
+    is_time = stored is not None and stored.type.startswith(("date", "timestamp"))
+    badge, told = ("", "") if drift.why_not else _split_verdict(column)
+    return ColumnCard(
+        name=column.name,
+        type=format_column(stored) if stored else column.kind,
+        is_target=column.is_target,
+        tone="warn" if column.has_drifted else "good" if _is_judged(column) else "calm",
+        badge=badge,
+        told=told,
+        svg=figures.draw_histogram(column.histogram, format_moments if is_time else format_ticks),
+        numbers=_list_numbers(drift, column),
+    )
+
+
+def _split_verdict(column: ColumnDrift) -> tuple[str, str]:
+    if column.has_drifted:
+        return "drifted", column.verdict.removeprefix("drifted: ")
+    badge, _, told = column.verdict.partition(": ")
+    return badge, told
+
+
+def _is_judged(column: ColumnDrift) -> bool:
+    return column.has_drifted or column.verdict == "stable"
+
+
+def _list_numbers(drift: DriftRecord, column: ColumnDrift) -> list[tuple[str, str]]:
+    sides = [(drift.num_old, column.missing_old), (drift.num_new, column.missing_new)]
+    numbers = [("Missing", " → ".join(format_share(missing) for rows, missing in sides if rows) or ABSENT)]
+    if drift.why_not or column.test == "none":
+        return numbers
+    numbers += [("PSI", format_number(column.psi)), ("Test", f"{column.test}: {format_number(column.statistic)}")]
+    return [*numbers, ("Corrected p", format_p_value(column.p_adjusted))] if _is_judged(column) else numbers
+
+
+def count_open_columns(columns: Sequence[ColumnDrift]) -> int:
+    """How many columns are shown at once: all that have drifted, and the first of the others."""
+    return min(_MAX_COLUMNS, max(_MAX_SHOWN_COLUMNS, sum(column.has_drifted for column in columns)))
+
+
 # ---- the page
 
 
 def write_report(layout: Layout, record: RunRecord) -> Path:
-    """Write the page of a run, whole or not at all; the same records give the same bytes.
+    """Write the page of a run, whole or not at all; the same records and rejects files give the same bytes.
 
     Raises:
         CorruptRecordError: a stage's record is there and cannot be read.
@@ -251,7 +437,8 @@ def write_report(layout: Layout, record: RunRecord) -> Path:
 
 def render_page(layout: Layout, facts: Facts) -> str:
     """Lay the facts out as HTML."""
-    record, fit = facts.record, facts.stages.fit
+    record, fit, snapshot = facts.record, facts.stages.fit, facts.stages.ingest
+    drift = facts.stages.validate.drift if facts.stages.validate else None
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -260,6 +447,7 @@ def render_page(layout: Layout, facts: Facts) -> str:
             record=record,
             stages=facts.stages,
             headline=write_headline(facts),
+            warning=warn_of_data(facts),
             duration=(record.ended - record.started).total_seconds() if record.ended else None,
             tiles=lay_tiles(facts),
             reasons=list_reasons(facts),
@@ -271,8 +459,13 @@ def render_page(layout: Layout, facts: Facts) -> str:
             seconds=draw_stages(record.seconds),
             snippet=write_snippet(layout, facts),
             job=yaml.safe_dump(record.parameters.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
-            counts=_COUNTS,
+            inputs=list_inputs(snapshot) if snapshot else None,
+            rejected=find_rejected(layout, snapshot) if snapshot else None,
+            drift=drift,
+            columns=list_columns(facts),
+            num_open=count_open_columns(drift.columns) if drift else 0,
             limit=_MAX_ROWS,
+            max_held=_MAX_HELD,
         )
     )
 
@@ -290,7 +483,9 @@ def _environment() -> Environment:
         listed=format_list,
         milliseconds=format_milliseconds,
         number=format_number,
+        refusal=tell_refusal,
         seconds=format_seconds,
+        share=format_share,
         spoken=spoken,
         thousands="{:,}".format,
         time=format_time,

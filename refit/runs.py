@@ -20,6 +20,7 @@ import refit
 from refit import references
 from refit.config import Job, PythonSource, digest, job_digest, nearest
 from refit.errors import CorruptRecordError, RefitError, RequestError, UnknownNameError
+from refit.ingestion import list_current
 from refit.layout import Layout, RunLayout
 from refit.records import (
     CodeRecord,
@@ -34,7 +35,6 @@ from refit.records import (
     SplitRecord,
     Status,
 )
-from refit.sources import list_inputs
 from refit.stages import read_seconds, read_stage
 
 PACKAGES = ("tensorflow", "keras", "prefect", "pyarrow", "duckdb", "numpy")
@@ -56,6 +56,11 @@ class Run(BaseModel):
     def layout(self) -> Layout:
         """All paths."""
         return Layout(self.home)
+
+    @property
+    def key(self) -> str:
+        """The job's name as keys of Prefect's artifacts take it."""
+        return self.job.name.lower().replace("_", "-")
 
     @property
     def paths(self) -> RunLayout:
@@ -85,7 +90,7 @@ def check_references(job: Job) -> None:
             references.check_options(source.read, source.options, positional=0)
 
 
-def inspect_inputs(job: Job) -> Inputs:
+def inspect_inputs(job: Job, layout: Layout) -> Inputs:
     """Digest of data, job, builder, lock, installed packages and git state. Reads the sources; imports no TensorFlow.
 
     Raises:
@@ -96,7 +101,7 @@ def inspect_inputs(job: Job) -> Inputs:
     git = git_state(references.CHECKOUT)
     lock = references.CHECKOUT / "requirements.lock"
     everything = {
-        "data": [(found.name, found.digest) for found in list_inputs(job.data)],
+        "data": list_current(job, layout),
         "job": job_digest(job),
         "builder": builder,
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
@@ -175,7 +180,7 @@ def adopt_or_begin(job: Job, layout: Layout, *, fresh: bool = False) -> tuple[Ru
         _log.info("taking up run %s, which was interrupted", unfinished.run)
         _write(layout, unfinished.model_copy(update={"status": "running"}))
         return Run(id=unfinished.run, job=unfinished.parameters, home=layout.home, is_adopted=True), None
-    inputs = inspect_inputs(job)
+    inputs = inspect_inputs(job, layout)
     return _begin(job, layout, inputs), inputs
 
 

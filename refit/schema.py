@@ -14,6 +14,7 @@ from refit.errors import DataError
 from refit.records import Column, FeaturePlan
 
 KEY_HASH = "_key_hash"
+BINARY = pa.binary()  # encoded images: bytes as a file has them
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "boolean": pa.bool_(),
@@ -62,6 +63,8 @@ def column_of(field: pa.Field) -> Column:
     metadata = field.metadata or {}
     if pa.types.is_fixed_size_binary(field.type) and b"shape" in metadata:
         return _tensor(field.name, tuple(json.loads(metadata[b"shape"])), metadata[b"dtype"].decode())
+    if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type) or pa.types.is_fixed_size_binary(field.type):
+        return Column(name=field.name, type=str(BINARY))
     return Column(name=field.name, type=str(ARROW_TYPES[column_type(field.type)]))
 
 
@@ -74,7 +77,7 @@ def _tensor(name: str, shape: tuple[int, ...], dtype: str) -> Column:
 def field_of(column: Column) -> pa.Field:
     """The Arrow field that a column is stored as."""
     if column.shape is None:
-        known = {str(t): t for t in ARROW_TYPES.values()}
+        known = {str(t): t for t in (*ARROW_TYPES.values(), BINARY)}
         return pa.field(column.name, known[column.type])
     width = int(np.prod(column.shape, dtype=np.int64)) * np.dtype(column.dtype).itemsize
     return pa.field(column.name, pa.binary(width), metadata={"shape": json.dumps(column.shape), "dtype": str(column.dtype)})

@@ -5,20 +5,19 @@ reordering files moves no row.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from refit.casting import group_hash_sql, sealed_connection
 from refit.config import SplitConfig
-from refit.errors import DataError, SourceError
-from refit.ingestion import column_hash_sql, sealed_connection
+from refit.errors import DataError
 from refit.layout import Layout, RunLayout
-from refit.records import SIDES, Side, SnapshotRecord, SplitRecord, write_atomically
-from refit.schema import KEY_HASH, arrow_schema
+from refit.records import SIDES, Side, SnapshotRecord, SplitRecord, write_array
+from refit.schema import KEY_HASH
+from refit.shards import read_table
 
 _SIDE_CODES: dict[Side, int] = {side: code for code, side in enumerate(SIDES)}
 
@@ -51,6 +50,13 @@ def _threshold(share: float) -> np.uint64:
     return np.uint64(min(round(share * 2**64), 2**64 - 1))
 
 
+def side_sql(split: SplitConfig, snapshot: SnapshotRecord) -> str:
+    """SQL of each row's side, 0 train, 1 validation, 2 test: what ``assign_sides`` gives."""
+    hashed = KEY_HASH if split.by == "hash" else group_hash_sql(snapshot.column(str(split.group)))
+    test, validation = int(_threshold(split.test)), int(_threshold(split.test + split.validation))
+    return f"CASE WHEN {hashed} < {test} THEN 2 WHEN {hashed} < {validation} THEN 1 ELSE 0 END"
+
+
 def split_rows(snapshot: SnapshotRecord, split: SplitConfig, layout: Layout, run: RunLayout) -> SplitRecord:
     """Assign every row of a snapshot and write sides and membership into the run's folder.
 
@@ -70,9 +76,9 @@ def split_rows(snapshot: SnapshotRecord, split: SplitConfig, layout: Layout, run
             received=f"{snapshot.num_rows} rows: " + ", ".join(f"{count} {side}" for side, count in counts.items()),
             remedy="Add rows, or give that side a larger share.",
         )
-    _write_array(run.split_dir / "sides.npy", sides)
+    write_array(run.split_dir / "sides.npy", sides)
     for side, code in _SIDE_CODES.items():
-        _write_array(membership_path(run, side), np.sort(keys[sides == code]))
+        write_array(membership_path(run, side), np.sort(keys[sides == code]))
     return SplitRecord(by=split.by, num_rows=counts, digest=hashlib.sha256(sides.tobytes()).hexdigest())
 
 
@@ -101,28 +107,6 @@ def read_rows(snapshot: SnapshotRecord, layout: Layout, run: RunLayout, side: Si
     return Rows(side, table.filter(pa.array(sides == _SIDE_CODES[side])).combine_chunks())
 
 
-def read_table(snapshot: SnapshotRecord, layout: Layout, columns: list[str]) -> pa.Table:
-    """Columns of all shards of a snapshot, in order.
-
-    Raises:
-        SourceError: a shard is missing or damaged.
-    """
-    home = layout.dataset(snapshot.dataset)
-    schema = arrow_schema(snapshot.columns)
-    tables = []
-    for shard in snapshot.shards:
-        path = home.shard(shard.digest)
-        try:
-            tables.append(pq.ParquetFile(path).read(columns=columns))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SourceError(
-                f"a shard of snapshot {snapshot.id} is missing or damaged: {error}.",
-                where=str(path),
-                remedy=f"Remove the folder {home.root} and ingest again; sources are not touched.",
-            ) from error
-    return pa.concat_tables(tables).cast(pa.schema([schema.field(name) for name in columns]))
-
-
 def _read_hashes(snapshot: SnapshotRecord, layout: Layout) -> np.ndarray:
     return np.asarray(read_table(snapshot, layout, [KEY_HASH])[KEY_HASH].to_numpy())
 
@@ -133,11 +117,5 @@ def _group_hashes(snapshot: SnapshotRecord, group: str, layout: Layout) -> np.nd
         raise DataError(f'the group column "{group}" is no column of the data.', where="split.group")
     with sealed_connection() as connection:
         connection.register("_rows", read_table(snapshot, layout, [group]))
-        hashed = connection.sql(f"SELECT {column_hash_sql([column])} AS hash FROM _rows").to_arrow_table()  # noqa: S608
+        hashed = connection.sql(f"SELECT {group_hash_sql(column)} AS hash FROM _rows").to_arrow_table()  # noqa: S608
     return np.asarray(hashed["hash"].to_numpy())
-
-
-def _write_array(path: Path, values: np.ndarray) -> None:
-    content = io.BytesIO()
-    np.save(content, values, allow_pickle=False)
-    write_atomically(path, content.getvalue())

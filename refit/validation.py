@@ -1,41 +1,79 @@
-"""A snapshot against the job: do the columns exist, fit their kinds, identify their rows, and suffice."""
+"""A snapshot against its schema, the job's expectations and the champion's data: do the rows exist, fit, suffice, and mean the same.
 
-from collections.abc import Iterator
+Every check says what it found. One that fails stops the run before anything is trained; one that warns stands in the report.
+"""
 
-import numpy as np
-import pyarrow.compute as pc
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
 
-from refit.config import Job, nearest
-from refit.errors import DataError
+from refit import drift, expectations, labels, leakage, registry, sizes
+from refit.casting import sealed_connection
+from refit.config import Job, TargetKind, nearest
+from refit.errors import CorruptRecordError, DataError, UnknownNameError
 from refit.layout import Layout
-from refit.records import CheckRecord, Column, SnapshotRecord, ValidationRecord
-from refit.schema import KEY_HASH, is_number, is_whole
-from refit.splits import read_table
+from refit.records import CheckRecord, Column, DriftRecord, SnapshotRecord, ValidationRecord
+from refit.schema import is_number, is_whole
+from refit.shards import live_rows_sql, shard_paths, telling_damage
+from refit.snapshots import read_snapshot
+from refit.splits import side_sql
+from refit.stages import read_stage
+from refit.wording import counted
 
-MINIMUM_ROWS = 20
+_log = logging.getLogger(__name__)
 
 
 def validate_snapshot(job: Job, snapshot: SnapshotRecord, layout: Layout) -> ValidationRecord:
-    """Check a snapshot; all failures are reported together.
+    """Check a snapshot; what failed stands among the checks, see ``raise_failed``.
 
     Raises:
-        DataError: at least one check failed.
+        JobError: an expectation cannot be checked, since its column does not exist or is of another type.
+        SourceError: a shard is missing or damaged.
     """
-    checks = tuple(_checks(job, snapshot, layout))
-    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    checks = [*_column_checks(job, snapshot), *_input_checks(snapshot)]
+    if _can_be_read(job, snapshot):
+        expectations.check_expectation_types(job, {column.name: column for column in snapshot.columns})
+        checks += _content_checks(job, snapshot, layout)
+    for check in checks:
+        if not check.ok and check.only_warns:
+            _log.warning("validate: %s: %s", check.name, check.detail)
+    measured = None if _failed(checks) else measure_drift(job, snapshot, layout)
+    return ValidationRecord(checks=(*checks, *_drift_checks(job, measured)), drift=measured)
+
+
+def raise_failed(record: ValidationRecord, snapshot: SnapshotRecord) -> ValidationRecord:
+    """Return the record if every check held or only warns.
+
+    Raises:
+        DataError: with all that failed.
+    """
+    failed = [f"{check.name}: {check.detail}" for check in _failed(record.checks)]
     if failed:
-        listing = failed[0] if len(failed) == 1 else "\n".join([f"{len(failed)} checks failed:", *(f"  - {text}" for text in failed)])
+        lines = [f"{len(failed)} checks failed:", *(f"  - {text}" for text in failed)]
+        listing = "\n".join(lines) if len(failed) > 1 else f"{failed[0].rstrip('.')}."
         raise DataError(listing, where=f"snapshot {snapshot.id}", remedy="Mend the source or the job.")
-    return ValidationRecord(checks=checks)
+    return record
 
 
-def _checks(job: Job, snapshot: SnapshotRecord, layout: Layout) -> Iterator[CheckRecord]:
+def _can_be_read(job: Job, snapshot: SnapshotRecord) -> bool:
+    """Whether the rows can be looked at: their target is there and is no tensor."""
+    return any(column.name == job.target.column and fits_target(column, None) for column in snapshot.columns)
+
+
+def _failed(checks: Iterable[CheckRecord]) -> list[CheckRecord]:
+    return [check for check in checks if not check.ok and not check.only_warns]
+
+
+# ---- columns and inputs
+
+
+def _column_checks(job: Job, snapshot: SnapshotRecord) -> Iterator[CheckRecord]:
     columns = {column.name: column for column in snapshot.columns}
-    lost = [name for name in (*(job.features or {}), job.target.column, *job.data.key) if name not in columns]
+    wanted = (*(job.features or {}), job.target.column, *job.drift.columns)
+    lost = [name for name in wanted if name not in columns]
     yield _check("columns", not lost, f"all {len(columns)} are there", _missing(lost, columns))
     if not lost:
         yield from _kind_checks(job, columns)
-        yield from _content_checks(job, snapshot, layout)
 
 
 def _missing(lost: list[str], columns: dict[str, Column]) -> str:
@@ -54,10 +92,16 @@ def _kind_checks(job: Job, columns: dict[str, Column]) -> Iterator[CheckRecord]:
     ]
     yield _check("feature kinds", not wrong, "each fits its column", "; ".join(wrong))
     target = columns[job.target.column]
-    ok = target.shape is None and (is_number(target) if job.target.kind == "regression" else target.type == "string" or is_number(target))
-    yield _check(
-        "target kind", ok, f'"{target.name}" is {target.type}', f'"{target.name}" is {target.type}: no {job.target.kind or "target"}'
-    )
+    kind = job.target.kind
+    bad = f'"{target.name}" is {target.type}: no {kind or "target"}'
+    yield _check("target kind", fits_target(target, kind), f'"{target.name}" is {target.type}', bad)
+
+
+def fits_target(column: Column, kind: TargetKind | None) -> bool:
+    """Whether the column can be predicted as this kind, or as any."""
+    if column.shape is not None:
+        return False
+    return is_number(column) if kind == "regression" else column.type == "string" or is_number(column)
 
 
 def fits(column: Column, kind: str) -> bool:
@@ -69,18 +113,67 @@ def fits(column: Column, kind: str) -> bool:
     return is_number(column) if kind == "numeric" else column.type == "string" or is_whole(column)
 
 
+def _input_checks(snapshot: SnapshotRecord) -> Iterator[CheckRecord]:
+    """What ingestion noticed, said where people look."""
+    refused = [source.refused for source in snapshot.sources if source.refused]
+    yield _warn("inputs readable", not refused, counted(len(snapshot.sources), "input"), f"refused: {_some(refused)}")
+    gone = [f"{source.name} ({source.num_kept:,} rows)" for source in snapshot.sources if source.is_vanished]
+    if gone:
+        yield _warn("inputs there", False, "", f"vanished, and their rows kept (data.vanished): {_some(gone)}")
+    notes = [note for source in snapshot.sources for note in source.notes]
+    if notes:
+        yield _warn("inputs as expected", False, "", " ".join(notes[:5]) + (f" And {len(notes) - 5:,} more." if len(notes) > 5 else ""))
+
+
+def _some(words: list[str]) -> str:
+    more = f"; and {len(words) - 3:,} more" if len(words) > 3 else ""
+    return "; ".join(word.rstrip(".") for word in words[:3]) + more
+
+
+def _warn(name: str, ok: bool, good: str, bad: str) -> CheckRecord:
+    return CheckRecord(name=name, ok=ok, detail=good if ok else bad, only_warns=True)
+
+
+# ---- rows
+
+
 def _content_checks(job: Job, snapshot: SnapshotRecord, layout: Layout) -> Iterator[CheckRecord]:
-    enough = snapshot.num_rows >= MINIMUM_ROWS
-    yield _check(
-        "rows", enough, f"{snapshot.num_rows:,}", f"{snapshot.num_rows} rows are too few to split and judge; {MINIMUM_ROWS} at least"
-    )
-    table = read_table(snapshot, layout, [KEY_HASH, *dict.fromkeys([job.target.column, *job.data.key])])
-    labels = table[job.target.column]
-    yield _check("labels", labels.null_count == 0, "none is missing", f"{labels.null_count:,} are missing; filter them with data.where")
-    distinct = pc.count_distinct(labels).as_py()
-    yield _check("target varies", distinct > 1, f"{distinct:,} values", f'"{job.target.column}" has the same value in every row')
-    if job.data.key:
-        nulls = sum(table[name].null_count for name in job.data.key)
-        yield _check("key complete", nulls == 0, "no part is missing", f"{nulls:,} values of {', '.join(job.data.key)} are missing")
-        repeated = len(table) - len(np.unique(table[KEY_HASH].to_numpy()))
-        yield _check("key unique", repeated == 0, "each row has its own", f"{repeated:,} rows repeat the key of another row")
+    home = layout.dataset(snapshot.dataset)
+    columns = {column.name: column for column in snapshot.columns}
+    with sealed_connection(str(path) for path in shard_paths(home, snapshot.shards)) as connection:
+        rows = live_rows_sql(connection, home, snapshot.shards)
+        with telling_damage(home, snapshot.shards):
+            yield from expectations.check_expectations(job, connection, rows, columns)
+            yield from labels.check_labels(job, connection, rows, columns)
+            yield from sizes.check_sizes(job, snapshot.num_rows, labels.class_sizes(job, connection, rows, columns[job.target.column]))
+            yield from leakage.check_duplicates(job, connection, rows, columns, side_sql(job.split, snapshot))
+
+
+# ---- drift
+
+
+def measure_drift(job: Job, snapshot: SnapshotRecord, layout: Layout) -> DriftRecord:
+    """New rows against those that the serving champion was trained on."""
+    serving = registry.champion_record(layout, job.name)
+    if serving is None or serving.run is None:
+        return drift.measure_drift(job, snapshot, None, layout, version=None)
+    trained = _trained_on(job, serving.run, layout)
+    measured = drift.measure_drift(job, snapshot, trained, layout, version=serving.version if trained else None)
+    gone = f"The data that version {serving.version} was trained on are no longer on disk."
+    return measured if trained else measured.model_copy(update={"why_not": gone})
+
+
+def _trained_on(job: Job, run: str, layout: Layout) -> SnapshotRecord | None:
+    """The snapshot of a run as it is now: rows may have been forgotten since, or all of it removed."""
+    with contextlib.suppress(UnknownNameError, CorruptRecordError):
+        then = read_stage(layout.run(job.name, run), "ingest", SnapshotRecord)
+        return read_snapshot(layout.dataset(then.dataset), then.id) if then else None
+    return None
+
+
+def _drift_checks(job: Job, measured: DriftRecord | None) -> Iterator[CheckRecord]:
+    if measured is None or job.drift.policy == "report":
+        return
+    told = "; ".join(f"{column.name} {column.verdict}" for column in measured.drifted)
+    good = measured.why_not or f"{len(measured.columns)} columns are as the champion knew them"
+    yield CheckRecord(name="drift", ok=not told, detail=told or good, only_warns=job.drift.policy == "warn")

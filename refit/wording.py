@@ -11,9 +11,13 @@ _SCORES = re.compile(r"accuracy|auc|precision|recall|f1")
 _LOSSES = re.compile(r"loss|error|deviance|\b(?:rmse|mae|mse|mape|msle|brier)\b")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_LISTED = 12
+_MAX_NAMED = 4
+_MAX_CHARACTERS = 40
+_LARGEST_WRITTEN_OUT = 1e12
 
 ABSENT = "\N{EN DASH}"
 TIMES = " \N{MULTIPLICATION SIGN} "
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def typeset(number: str) -> str:
@@ -28,11 +32,62 @@ def format_number(value: float | None) -> str:
     if not isfinite(value):
         return "not a number" if isnan(value) else "∞" if value > 0 else typeset("-∞")
     size = abs(value)
-    if 0 < size < 0.001:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return typeset(mantissa) + f"{TIMES}10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    if 0 < size < 0.001 or size >= _LARGEST_WRITTEN_OUT:
+        return _format_power(value)
     decimals = 3 if size < 10 else max(0, 3 - floor(log10(size)))
     return typeset(f"{value:,.{decimals}f}")
+
+
+def _format_power(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return typeset(mantissa) + f"{TIMES}10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+
+
+def format_p_value(value: float) -> str:
+    """As a number; what a double cannot tell from zero is not called zero."""
+    return "below 10⁻³⁰⁰" if value == 0 else format_number(value)
+
+
+def percent(share: float) -> str:
+    """A share in a sentence: ``0.25 %``, ``34 %``; what is not all or nothing is not written as 100 or 0."""
+    if 0 < share < 0.0001:
+        return "below 0.01 %"
+    if 0.9999 < share < 1:
+        return "above 99.99 %"
+    return f"{100 * share:.3g} %" if share < 0.99 else f"{100 * share:.4g} %"
+
+
+def format_share(share: float) -> str:
+    """A share in a table or beside a figure, as ``percent`` tells it: ``12.3 %``, ``< 0.01 %``."""
+    if not isfinite(share):
+        return format_number(share)
+    return percent(share).replace("below", "<").replace("above", ">").replace(" %", f"{NBSP}%")
+
+
+def format_ticks(values: Sequence[float]) -> list[str]:
+    """Numbers of one axis, with as many decimals as tell them apart."""
+    if not all(map(isfinite, values)):
+        return [format_number(value) for value in values]
+    size, span = max(map(abs, values)), max(values) - min(values)
+    if size and not 1e-4 <= size < _LARGEST_WRITTEN_OUT:
+        return [_format_power(value) if value else "0" for value in values]
+    decimals = min(12, max(0, 1 - floor(log10(span)))) if span else 6
+    return [_strip(f"{value:,.{decimals}f}") for value in values]
+
+
+def _strip(number: str) -> str:
+    """Without zeros at the end of its decimals, and without the sign of a zero."""
+    short = number.rstrip("0").rstrip(".") if "." in number else number
+    return "0" if short == "-0" else typeset(short)
+
+
+def format_moments(seconds: Sequence[float]) -> list[str]:
+    """Dates of one axis from seconds since 1970, with the time of day where they are less than three days apart."""
+    form = "%Y-%m-%d" if max(seconds) - min(seconds) >= 3 * 86400 else "%m-%d %H:%M"
+    try:
+        return [datetime.fromtimestamp(value, UTC).strftime(form) for value in seconds]
+    except (ValueError, OverflowError, OSError):
+        return format_ticks(seconds)
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -66,6 +121,17 @@ def format_list(values: Iterable[object]) -> str:
     if len(texts) <= _MAX_LISTED:
         return ", ".join(texts)
     return f"{', '.join(texts[:_MAX_LISTED])}, … ({len(texts):,} in all)"
+
+
+def name_some(names: Sequence[str]) -> str:
+    """``fare, age``; of many the first, and how many more there are."""
+    listed = ", ".join(names[:_MAX_NAMED])
+    return f"{listed} and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else listed
+
+
+def shorten(text: str) -> str:
+    """A value in quotes, its end left out where it is long."""
+    return repr(text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…")
 
 
 def counted(number: int, noun: str) -> str:

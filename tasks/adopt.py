@@ -9,6 +9,7 @@ from refit import ownership, runs
 from refit.config import Job, parse_job
 from refit.layout import home_layout
 from refit.records import RunRecord
+from tasks.credentials import credentials
 
 
 @contextlib.contextmanager
@@ -24,7 +25,8 @@ def adopt(job: Job, overrides: Mapping[str, Any], *, force: bool, fresh: bool) -
     layout = home_layout().create()
     logging.getLogger("refit").setLevel(logging.INFO)  # Prefect forwards a library's lines only where its logger has a level
     with ownership.own_job(layout, job.name):
-        run, inputs = runs.adopt_or_begin(job, layout, fresh=fresh)
+        with credentials(job):
+            run, inputs = runs.adopt_or_begin(job, layout, fresh=fresh)
         is_wanted = force or fresh or bool(overrides)
-        with runs.recording_failure(run):
+        with runs.recording_failure(run), credentials(run.job):
             yield run, None if inputs is None or is_wanted else runs.find_unchanged(layout, job.name, inputs)

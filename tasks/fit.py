@@ -35,9 +35,7 @@ def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord) -> FitRecord:
 
 def _tell_both(show: OnProgress, run: Run) -> OnProgress:
     """Tell the terminal each time, and Prefect at the end of epochs, at most every two seconds."""
-    artifact = cast(
-        UUID, create_progress_artifact(progress=0.0, key=f"fit-{run.job.name.lower().replace('_', '-')}", description="Epochs done")
-    )
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=f"fit-{run.key}", description="Epochs done"))
     next_time = time.monotonic()
 
     def tell(progress: FitProgress) -> None:

@@ -2,6 +2,7 @@
 
 from prefect import task
 
+from refit.progress import ingest_bar
 from refit.records import SnapshotRecord
 from refit.runs import Run
 from refit.stages import run_stage
@@ -11,6 +12,12 @@ from tasks.policy import STAGE, may_pass
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=may_pass, **STAGE)
 def ingest(run: Run) -> SnapshotRecord:
     """Bring the data set up to date and return its snapshot."""
-    from refit import ingestion, sources
+    from rich import get_console
 
-    return run_stage(run.paths, "ingest", SnapshotRecord, lambda: ingestion.ingest(run.job, run.layout, sources.list_inputs(run.job.data)))
+    from refit import ingestion
+
+    def produce() -> SnapshotRecord:
+        with ingest_bar(get_console()) as show:
+            return ingestion.ingest(run.job, run.layout, on_progress=show)
+
+    return run_stage(run.paths, "ingest", SnapshotRecord, produce)

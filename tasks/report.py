@@ -18,9 +18,7 @@ def report(run: Run) -> RunRecord:
     started = time.perf_counter()
     record = complete_run(run)
     path = reporting.write_report(run.layout, record)
-    create_markdown_artifact(
-        markdown=_summary(record), key=f"verdict-{record.job.lower().replace('_', '-')}", description=f"Run {record.run}"
-    )
+    create_markdown_artifact(markdown=_summary(record), key=f"verdict-{run.key}", description=f"Run {record.run}")
     seconds = {**record.seconds, "report": round(time.perf_counter() - started, 3)}
     return write_run(run, record.model_copy(update={"seconds": seconds, "report": run.layout.relative(path)}))
 

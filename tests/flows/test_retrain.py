@@ -9,7 +9,7 @@ import pytest
 from flows.retrain import retrain
 from refit import fitting, registry
 from refit.config import parse_job
-from refit.errors import JobError, SourceError
+from refit.errors import JobError, NothingThereError
 from refit.layout import Layout
 from refit.runs import read_run
 from refit.stages import STAGES
@@ -167,5 +167,5 @@ def test_a_stage_that_fails_ends_the_run_by_name_and_the_next_start_begins_anew(
 def test_a_missing_source_fails_before_a_run_is_begun(job, layout, tmp_path):
     (tmp_path / "sizes.csv").unlink()
     state, error = run_flow(job, force=True)
-    assert (state.is_failed(), type(error)) == (True, SourceError)
+    assert (state.is_failed(), type(error)) == (True, NothingThereError)
     assert layout.runs("sizes") == []

@@ -32,14 +32,24 @@ WHOLE = {
             {"kind": "csv", "path": "a/*.csv", "delimiter": ";", "header": False, "names": ["fare", "tips"], "null_values": ["", "NA"]},
             {"kind": "parquet", "path": "b.parquet"},
             {"kind": "json", "path": "c.json"},
+            {"kind": "images", "path": "photos", "manifest": "photos.csv", "file_column": "file", "shape": [32, 32, 3], "resize": True},
+            {"kind": "idx", "path": "s3://bucket/images.gz", "labels": "labels.gz", "endpoint": "http://127.0.0.1:9000", "region": "eu-1"},
+            {"kind": "sql", "database": "env:SHOP_DB", "query": "SELECT * FROM rides", "incremental": "id"},
             {"kind": "python", "read": "models.taxi:read", "options": {"days": 3}},
         ],
         "columns": {"fare": "float64"},
+        "optional": ["company"],
         "derive": {"big_tipper": "tips > 0.2 * fare"},
+        "select": ["fare", "company", "big_tipper"],
         "where": "fare > 0",
         "key": ["company", "fare"],
         "max_rejected_fraction": 0.05,
+        "refused": "fail",
+        "vanished": "drop",
+        "expect": {"fare": {"min": 0, "max": 1000, "not_null": True, "otherwise": "warn"}},
+        "secrets": ["bucket"],
     },
+    "drift": {"policy": "warn", "columns": ["fare"], "false_discovery_rate": 0.01, "min_psi": 0.2},
     "features": {
         "fare": {"kind": "numeric"},
         "company": {"kind": "category", "max_tokens": 50},
@@ -105,7 +115,7 @@ def test_a_job_with_all_keys_is_kept_as_it_was_said() -> None:
         for part in path:
             node, expected = node[part], expected[part]
         assert node == expected, path
-    assert [source.kind for source in job.data.sources] == ["csv", "parquet", "json", "python"]
+    assert [source.kind for source in job.data.sources] == ["csv", "parquet", "json", "images", "idx", "sql", "python"]
 
 
 def test_the_whole_job_above_says_every_key_that_the_configuration_knows() -> None:
@@ -248,7 +258,18 @@ def test_a_bound_that_is_no_number_is_refused() -> None:
         ({"model__build": "models/dense.py"}, "match pattern"),
         ({"model__build": "models.dense:build_model()"}, "match pattern"),
         ({"data__sources": []}, "at least 1 item"),
-        ({"data__sources__0__kind": "images"}, "'csv', 'parquet', 'json', 'python'"),
+        ({"data__sources__0__kind": "excel"}, "'csv', 'parquet', 'json', 'images', 'idx', 'sql', 'python'"),
+        ({"data__sources": [{"kind": "images", "path": "a"}]}, "decoded images have one shape"),
+        ({"data__sources": [{"kind": "images", "path": "a", "store": "encoded", "resize": True, "shape": [1, 1, 1]}]}, "leave resize out"),
+        ({"data__sources": [{"kind": "csv", "path": "s3://key:secret@bucket/x"}]}, "credentials do not belong into a job"),
+        ({"data__sources": [{"kind": "csv", "path": "a", "encoding": "utf-99"}]}, 'no encoding is called "utf-99"'),
+        ({"data__sources": [{"kind": "csv", "path": "a", "quote": "«"}]}, "quote and escape are ASCII"),
+        ({"data__sources": [{"kind": "csv", "path": "a", "delimiter": "\n"}]}, "none of them is a line end"),
+        ({"data__sources": [{"kind": "csv", "path": "a", "delimiter": '"'}]}, "cannot hold the quote"),
+        ({"data__sources": [{"kind": "csv", "path": "a", "encoding": "base64"}]}, 'no encoding is called "base64"'),
+        ({"data__sources": [{"kind": "csv", "path": "a", "widths": [3]}]}, "need one name each"),
+        ({"data__sources": [{"kind": "csv", "path": "a", "header": False, "names": ["b"], "widths": [0]}]}, "1 at least"),
+        ({"data__sources": [{"kind": "sql", "database": "postgresql://u:secret@h/d", "query": "SELECT 1"}]}, "use env:NAME"),
         ({"data__columns": {"a": "decimal"}}, "Received: 'decimal'"),
         ({"export__keep_versions": 1}, "greater than or equal to 2"),
         ({"gate__champion__confidence": 0.5}, "greater than 0.5"),

@@ -1,7 +1,6 @@
 """Nothing is lost, nothing is read twice, and a job's SQL reaches nothing but its rows."""
 
 import hashlib
-import math
 import os
 import sys
 
@@ -9,17 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from refit.casting import sealed_connection
 from refit.config import parse_job
 from refit.errors import DataError, JobError, RefitError, SchemaMismatchError, SourceError
-from refit.ingestion import ingest, key_hash_sql, read_head, sealed_connection
+from refit.ingestion import ingest, read_head
 from refit.layout import Layout
 from refit.records import Column
 from refit.references import CODE_VARIABLE
 from refit.schema import KEY_HASH, SQL_TYPES, arrow_schema, column_type, field_of
-from refit.sources import list_inputs
+from tests.refit.reference_hash import hash_of
 
 CODE = """\
 import numpy as np
@@ -72,7 +70,7 @@ class Workshop:
 
     def ingest(self, pattern="*.csv", source=None, **changes):
         job = self.job(pattern, source, **changes)
-        return ingest(job, self.layout, list_inputs(job.data))
+        return ingest(job, self.layout)
 
     def rows(self, snapshot, *columns):
         tables = [pq.ParquetFile(self.home.shard(shard.digest)).read() for shard in snapshot.shards]
@@ -86,7 +84,11 @@ class Workshop:
         return [row for path in sorted(self.home.rejects_dir.glob("*")) for row in pq.read_table(path).to_pylist()]
 
     def files(self):
-        return {path: path.stat().st_mtime_ns for path in self.home.root.rglob("*") if path.is_file() and path != self.home.lock}
+        return {
+            path: path.stat().st_mtime_ns
+            for path in self.home.root.rglob("*")
+            if path.is_file() and path not in (self.home.lock, self.home.seen)
+        }
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_a_shard_carries_the_key_hash_and_is_named_by_its_content(shop) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == shard.digest
     assert path.stat().st_size == shard.num_bytes
     assert pq.read_schema(path).equals(arrow_schema(snapshot.columns), check_metadata=True)
-    assert snapshot.key_hash == "md5-64/1"
+    assert snapshot.key_hash == "murmur64a/1"
 
 
 def test_a_file_without_a_header_has_the_given_names_and_declared_types(shop) -> None:
@@ -219,9 +221,10 @@ def test_every_row_that_was_read_is_kept_rejected_or_filtered(shop) -> None:
 def test_rejects_are_kept_with_file_place_reason_and_value(shop) -> None:
     path = shop.write("a.csv", "x,y\n1,0\nbad,1\n3\n5,0\n")
     shop.ingest(data__columns={"x": "int64"}, data__max_rejected_fraction=1)
-    value, line = sorted(shop.rejects(), key=lambda row: row["line"] or 0)
-    assert value == {"file": str(path), "column": "x", "reason": "does not fit the column's type", "value": "bad", "line": None, "row": 1}
-    assert (line["file"], line["line"], line["value"].strip()) == (str(path), 4, "3")
+    value, line = sorted(shop.rejects(), key=lambda row: row["line"])
+    told = {"column": "x", "reason": "does not fit the column's type", "value": "bad", "text": "bad,1"}
+    assert value == {"file": str(path), "line": 3, "row": None, **told}
+    assert (line["file"], line["line"], line["text"].strip()) == (str(path), 4, "3")
     assert line["reason"]
 
 
@@ -243,13 +246,14 @@ def test_too_many_rejects_fail_the_ingest_and_leave_the_data_set_as_it_was(shop)
     before = shop.ingest(data__columns={"x": "int64"})
     files = shop.files()
     shop.write("b.csv", "x,y\n" + "1,0\n" * 8 + "bad,0\n" * 2)
-    with pytest.raises(DataError, match='2 of 10 rows cannot be used: "x" does not fit its type') as caught:
+    with pytest.raises(DataError, match=r'2 of 10 rows cannot be used: "x": does not fit the column\'s type .2.') as caught:
         shop.ingest(data__columns={"x": "int64"})
     assert "1.00%" in str(caught.value)
     assert read_head(shop.home) == before
     shards = {path for path in files if path.parent == shop.home.shards_dir}
-    assert {path for path in shop.files() if path.parent != shop.home.shards_dir} == files.keys() - shards
-    assert not list(shop.home.rejects_dir.iterdir())
+    (told,) = shop.home.rejects_dir.iterdir()
+    assert str(told) in str(caught.value)
+    assert {path for path in shop.files() if path.parent != shop.home.shards_dir} == {*files.keys() - shards, told}
     assert shop.ingest(data__columns={"x": "int64"}, data__max_rejected_fraction=0.2).num_rows == 58
 
 
@@ -261,7 +265,7 @@ def test_the_limit_on_rejects_is_inclusive(shop) -> None:
 @pytest.mark.parametrize(("text", "where"), [("x,y\n", None), ("x,y\n1,0\n", "x > 1"), ("", None), ("\n", None)])
 def test_a_data_set_without_a_row_is_refused(shop, text, where) -> None:
     path = shop.write("a.csv", text)
-    with pytest.raises(DataError, match="no row is left") as caught:
+    with pytest.raises(DataError, match=r"no row is left|the file is empty") as caught:
         shop.ingest(data__where=where)
     assert str(path) in str(caught.value)
     assert read_head(shop.home) is None
@@ -281,26 +285,26 @@ def test_the_same_inputs_give_the_same_snapshot_and_write_nothing(shop) -> None:
 def test_two_homes_give_one_snapshot_id(shop, tmp_path) -> None:
     shop.write("a.csv", "x,y\n1,0\n2,1\n")
     job = shop.job()
-    other = ingest(job, Layout(tmp_path / "other"), list_inputs(job.data))
+    other = ingest(job, Layout(tmp_path / "other"))
     assert other == shop.ingest()
 
 
 def test_only_a_new_file_is_read_and_old_shards_are_kept(shop) -> None:
-    old = shop.write("b.csv", "x,y\n1,0\n")
+    shop.write("b.csv", "x,y\n1,0\n")
     before = shop.ingest()
     files = shop.files()
     shop.write("a.csv", "x,y\n2,1\n")
     digest_of_old = before.sources[0].digest
     job = shop.job()
-    inputs = list_inputs(job.data)
-    old.unlink()  # it cannot be read again
-    after = ingest(job, shop.layout, inputs)
+    told = []
+    after = ingest(job, shop.layout, on_progress=told.append)
+    assert {progress.name for progress in told} == {str(shop.folder / "in" / "a.csv")}
     assert after.parent == before.id
-    assert [source.digest for source in after.sources][1] == digest_of_old
-    assert after.sources[1] == before.sources[0]
+    assert after.sources[0].digest == digest_of_old
+    assert after.sources[0] == before.sources[0]
     assert all(shop.files()[path] == time for path, time in files.items() if path != shop.home.head)
     assert read_head(shop.home) == after
-    assert [row["x"] for row in shop.rows(after)] == [2, 1]
+    assert [row["x"] for row in shop.rows(after)] == [1, 2]
 
 
 def test_a_changed_file_replaces_its_rows(shop) -> None:
@@ -309,17 +313,72 @@ def test_a_changed_file_replaces_its_rows(shop) -> None:
     before = shop.ingest()
     shop.write("a.csv", "x,y\n7,0\n8,0\n")
     after = shop.ingest()
-    assert [row["x"] for row in shop.rows(after)] == [7, 8, 2]
+    assert [row["x"] for row in shop.rows(after)] == [2, 7, 8]
     assert after.parent == before.id
     assert [row["x"] for row in shop.rows(before)] == [1, 2]
 
 
-def test_a_removed_file_takes_its_rows_along(shop) -> None:
+def test_the_rows_of_a_file_that_has_vanished_are_kept_and_the_snapshot_says_so(shop) -> None:
     path = shop.write("a.csv", "x,y\n1,0\n")
     shop.write("b.csv", "x,y\n2,0\n")
     shop.ingest()
     path.unlink()
-    assert [row["x"] for row in shop.rows(shop.ingest())] == [2]
+    after = shop.ingest()
+    assert [row["x"] for row in shop.rows(after)] == [1, 2]
+    assert [source.is_vanished for source in after.sources] == [True, False]
+    shop.write("a.csv", "x,y\n1,0\n")
+    assert [source.is_vanished for source in shop.ingest().sources] == [False, False]
+
+
+def test_the_rows_of_a_file_that_has_vanished_go_where_the_job_says_so(shop) -> None:
+    path = shop.write("a.csv", "x,y\n1,0\n")
+    shop.write("b.csv", "x,y\n2,0\n")
+    shop.ingest()
+    path.unlink()
+    assert [row["x"] for row in shop.rows(shop.ingest(data__vanished="drop"))] == [2]
+
+
+def test_all_files_may_vanish_once_their_rows_are_kept(shop) -> None:
+    path = shop.write("a.csv", "x,y\n1,0\n")
+    shop.ingest()
+    path.unlink()
+    assert shop.ingest().num_rows == 1
+
+
+def test_files_that_the_job_no_longer_names_take_their_rows_along(shop) -> None:
+    shop.write("a.csv", "x,y\n1,0\n")
+    shop.write("b.csv", "x,y\n2,0\n")
+    shop.ingest()
+    assert [row["x"] for row in shop.rows(shop.ingest("b.csv"))] == [2]
+
+
+def test_a_renamed_file_is_not_read_again(shop) -> None:
+    path = shop.write("a.csv", "x,y\n1,0\n")
+    shop.write("b.csv", "x,y\n2,0\n")
+    shop.ingest()
+    path.rename(path.with_name("c.csv"))
+    told = []
+    after = ingest(shop.job(), shop.layout, on_progress=told.append)
+    assert not told
+    assert [source.name[-5:] for source in after.sources] == ["c.csv", "b.csv"]
+    assert not any(source.is_vanished for source in after.sources)
+
+
+def test_a_copy_counts_twice_without_a_key(shop) -> None:
+    path = shop.write("a.csv", "x,y\n1,0\n")
+    shop.ingest()
+    shop.write("b.csv", path.read_text())
+    assert [row["x"] for row in shop.rows(shop.ingest())] == [1, 1]
+
+
+def test_data_that_come_back_to_what_they_were_are_the_snapshot_that_they_were(shop) -> None:
+    shop.write("a.csv", "x,y\n1,0\n")
+    first = shop.ingest()
+    path = shop.write("b.csv", "x,y\n2,0\n")
+    shop.ingest()
+    path.unlink()
+    assert shop.ingest(data__vanished="drop").id == first.id
+    assert read_head(shop.home) == first
 
 
 def test_another_way_of_reading_begins_the_data_set_anew(shop) -> None:
@@ -332,17 +391,24 @@ def test_another_way_of_reading_begins_the_data_set_anew(shop) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [
-        "abc",
-        pytest.param("1.5"),
-    ],
+    ["abc", "1.5"],
 )
 def test_a_value_that_does_not_fit_a_column_pinned_by_the_first_snapshot_is_rejected(shop, value) -> None:
     shop.write("a.csv", "x,y\n1,0\n2,1\n")
     shop.ingest()
-    shop.write("b.csv", f"x,y\n{value},0\n")
-    with pytest.raises(DataError, match='"x" does not fit its type'):
-        shop.ingest(data__max_rejected_fraction=0.5)
+    shop.write("b.csv", f"x,y\n{value},0\n3,1\n4,1\n")
+    with pytest.raises(DataError, match='"x": does not fit the column\'s type'):
+        shop.ingest(data__max_rejected_fraction=0.3)
+
+
+def test_a_column_of_another_type_is_no_heap_of_bad_rows(shop) -> None:
+    shop.write("a.csv", "x,y\n1,0\n2,1\n")
+    before = shop.ingest()
+    path = shop.write("b.csv", "x,y\nabc,0\ndef,1\n3,1\n")
+    with pytest.raises(SchemaMismatchError, match=r"\"x\": expected int64, received 'abc' and such .2 of 3.") as caught:
+        shop.ingest(data__max_rejected_fraction=0.1)
+    assert str(path) in str(caught.value)
+    assert read_head(shop.home) == before
 
 
 def test_a_fraction_does_not_fit_a_column_of_whole_numbers(shop) -> None:
@@ -374,16 +440,17 @@ def test_an_image_of_another_shape_is_refused(shop, code, tmp_path) -> None:
     other = CODE.replace("reshape(rows, 2, 2, 1)", "reshape(rows, 4, 1, 1)")
     (tmp_path / "ingestion_of_a_test.py").write_text(other)
     del sys.modules["ingestion_of_a_test"]
-    with pytest.raises(SchemaMismatchError, match="of another shape: x"):
+    with pytest.raises(SchemaMismatchError, match=r"\"x\": expected uint8 \[2, 2, 1\], received uint8 \[4, 1, 1\]"):
         shop.ingest(source=code("images", rows=5))
 
 
 def test_a_file_without_a_column_of_its_siblings_is_refused_by_name(shop) -> None:
     shop.write("a.csv", "x,y\n1,0\n")
     path = shop.write("b.csv", "x,y,z\n1,0,1\n")
-    with pytest.raises(SourceError, match="columns z are missing") as caught:
+    with pytest.raises(SchemaMismatchError, match="missing: z") as caught:
         shop.ingest()
     assert str(path.with_name("a.csv")) in str(caught.value)
+    assert [row["z"] for row in shop.rows(shop.ingest(data__optional=["z"]))] == [None, 1]
 
 
 # ---- SQL
@@ -485,7 +552,7 @@ def test_an_expression_that_fails_on_a_row_is_a_fault_of_the_data(shop, rows, ke
     shop.write("a.parquet", pa.table({"x": ["1"] * (rows - 1) + ["q"], "y": [0] * rows}))
     expression = "CAST(x AS INTEGER)"
     given = {"data__derive": {"z": expression}} if key == "derive" else {"data__where": f"{expression} > 0"}
-    with pytest.raises(DataError, match="the rows cannot be evaluated: Conversion Error"):
+    with pytest.raises(DataError, match="an expression fails on a row: Conversion Error"):
         shop.ingest("*.parquet", **given)
 
 
@@ -496,17 +563,10 @@ def test_an_expression_that_multiplies_rows_is_refused(shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "raises"),
-    [
-        ("", pa.ArrowNotImplementedError),
-        ("[x, x]", pa.ArrowNotImplementedError),
-        ("{'a': x}", pa.ArrowNotImplementedError),
-        ("INTERVAL 3 DAYS", pa.ArrowNotImplementedError),
-        ("'\\xFF'::BLOB", pa.ArrowInvalid),
-        ("18446744073709551615::UBIGINT", pa.ArrowInvalid),
-    ],
+    "expression",
+    ["", "[x, x]", "{'a': x}", "INTERVAL 3 DAYS", "18446744073709551615::UBIGINT"],
 )
-def test_a_derived_value_of_a_type_that_cannot_be_stored_is_refused(shop, expression, raises, request) -> None:
+def test_a_derived_value_of_a_type_that_cannot_be_stored_is_refused(shop, expression) -> None:
     shop.write("a.csv", "x,y\n1,0\n")
     with pytest.raises(RefitError):
         shop.ingest(data__derive={"z": expression})
@@ -553,12 +613,8 @@ def test_a_line_that_is_no_utf_8_is_rejected_alone(shop) -> None:
         ("a.json", b"\x80" * 1000),
         ("a.parquet", b"\x80" * 1000),
         ("a.csv.gz", b"\x80" * 1000),
-        pytest.param(
-            "a.csv",
-            "x,y\n1,2\n".encode("utf-16"),
-        ),
     ],
-    ids=["bytes", "zeros", "random", "json", "parquet", "gzip", "utf-16"],
+    ids=["bytes", "zeros", "random", "json", "parquet", "gzip"],
 )
 def test_a_file_that_is_not_what_it_is_called_is_refused_by_name(shop, name, content) -> None:
     path = shop.write(name, content)
@@ -566,6 +622,15 @@ def test_a_file_that_is_not_what_it_is_called_is_refused_by_name(shop, name, con
         shop.ingest(f"*{name[1:]}")
     assert str(path) in str(caught.value) or "cannot be used" in str(caught.value)
     assert read_head(shop.home) is None
+
+
+def test_a_column_that_is_nearly_of_a_type_is_text_and_a_note_says_why(shop) -> None:
+    shop.write("a.csv", "x,zip,y\n" + "1,02134,0\n" * 99 + "oops,10001,1\n")
+    snapshot = shop.ingest()
+    assert {column.name: column.type for column in snapshot.columns} == {"x": "string", "zip": "string", "y": "int64"}
+    (note,) = snapshot.sources[0].notes
+    assert "1 of 100 values are no int64, such as 'oops'" in note
+    assert "{x: int64}" in note
 
 
 def test_a_parquet_file_with_damaged_pages_is_refused_by_name(shop) -> None:
@@ -596,142 +661,38 @@ def test_a_batch_without_a_column_of_the_first_is_refused(shop, code) -> None:
         shop.ingest(source=code("losing"))
 
 
-# ---- the hash "md5-64/1"
-
-
-def canonical(value):
-    """The documented text of a value: DuckDB's, with -0.0 as 0.0, tensors as the MD5 of their bytes."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, bytes):
-        return hashlib.md5(value, usedforsecurity=False).hexdigest()
-    if isinstance(value, float):
-        return repr(value + 0.0)
-    return str(value)
-
-
-def md5_64(*values):
-    """Length-prefixed texts one after another; the last eight bytes of their MD5, little-endian, as ``md5_number_lower`` has them."""
-    texts = ["-" if value is None else f"{len(canonical(value).encode())}:{canonical(value)}" for value in values]
-    return int.from_bytes(hashlib.md5("".join(texts).encode(), usedforsecurity=False).digest()[8:], "little")
-
-
-def hash_rows(names_types, rows, **data):
-    """``md5-64/1`` of rows through the SQL of ingestion."""
-    columns = tuple(Column(name=name, type=str(kind)) for name, kind in names_types)
-    job = parse_job({"name": "job", "data": {"sources": [{"kind": "csv", "path": "x"}], **data}, "target": {"column": "y"}})
-    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(names_types)})
-    with sealed_connection() as connection:
-        connection.register("_rows", table)
-        return [row[0] for row in connection.sql(f"SELECT {key_hash_sql(job, columns)} FROM _rows").fetchall()]
-
-
-def test_the_number_is_that_of_duckdbs_documentation() -> None:
-    # Source: https://duckdb.org/docs/stable/sql/functions/utility, md5_number_lower('123')
-    assert int.from_bytes(hashlib.md5(b"123", usedforsecurity=False).digest()[8:], "little") == 8091599832034528150
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        *((pa.int64(), v) for v in (0, 1, -1, 2**63 - 1, -(2**63), None)),
-        *((pa.float64(), v) for v in (0.0, 1.0, 0.1, -2.5, 1e300, 5e-324, 1e16, 123456789.125, 1e-5, 1e22, None)),
-        *((pa.string(), v) for v in ("", "-", "a", "1:a", "a:b", "ä", "日本語", "😀", "l1\nl2", "'", "a\x00b", None)),
-        *((pa.bool_(), v) for v in (True, False, None)),
-        (pa.int8(), -128),
-    ],
-)
-def test_a_single_value_is_hashed_as_documented(kind, value) -> None:
-    assert hash_rows([("x", kind)], [(value,)], key=["x"]) == [md5_64(value)]
-
-
-def test_golden_numbers_that_must_never_change() -> None:
-    kinds = [("a", pa.int64()), ("b", pa.float64()), ("c", pa.string()), ("d", pa.bool_())]
-    found = hash_rows(kinds, [(1, 0.5, "x:y", True), (None, None, None, None)], key=["a", "b", "c", "d"])
-    # printf '1:13:0.53:x:y4:true' | md5sum, printf -- '----' | md5sum: the last 16 digits, read from their last byte
-    assert found == [md5_64(1, 0.5, "x:y", True), md5_64(None, None, None, None)]
-    assert found == [17233349948080399615, 11015828475833567551]
-
-
-def test_negative_zero_is_zero() -> None:
-    kind = [("x", pa.float64())]
-    assert hash_rows(kind, [(-0.0,), (0.0,)], key=["x"]) == [md5_64(0.0)] * 2
-    assert hash_rows([("x", pa.float32())], [(-0.0,)], key=["x"]) == [md5_64(0.0)]
-
-
-def test_numbers_that_are_none_are_hashed_as_their_names() -> None:
-    found = hash_rows([("x", pa.float64())], [(math.nan,), (math.inf,), (-math.inf,)], key=["x"])
-    assert found == [md5_64("nan"), md5_64("inf"), md5_64("-inf")]
-
-
-def test_dates_and_times_are_hashed_as_their_text() -> None:
-    import datetime as dt
-
-    kinds = [("d", pa.date32()), ("t", pa.timestamp("us"))]
-    rows = [(dt.date(2024, 2, 29), dt.datetime(2024, 2, 29, 1, 2, 3, 450_000))]  # noqa: DTZ001 -- the column has no zone
-    assert hash_rows(kinds, rows, key=["d", "t"]) == [md5_64("2024-02-29", "2024-02-29 01:02:03.45")]
-
-
-def test_values_do_not_run_into_one_another() -> None:
-    kinds = [("a", pa.string()), ("b", pa.string())]
-    rows = [("a", "bc"), ("ab", "c"), ("", "abc"), (None, "abc"), ("abc", None), ("-", "abc"), ("1:a", "b"), ("a", "1:b")]
-    assert len(set(hash_rows(kinds, rows, key=["a", "b"]))) == len(rows)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.tuples(
-            st.none() | st.integers(-(2**63), 2**63 - 1),
-            st.none() | st.floats(allow_nan=False, allow_infinity=False),
-            st.none() | st.text(st.characters(exclude_categories=["Cs"])),
-            st.none() | st.booleans(),
-        ),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_any_row_is_hashed_as_documented(rows) -> None:
-    kinds = [("a", pa.int64()), ("b", pa.float64()), ("c", pa.string()), ("d", pa.bool_())]
-    assert hash_rows(kinds, rows, key=["a", "b", "c", "d"]) == [md5_64(*row) for row in rows]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
-def test_any_short_float_is_hashed_as_the_same_long_one(values) -> None:
-    found = hash_rows([("x", pa.float32())], [(value,) for value in values], key=["x"])
-    assert found == [md5_64(value + 0.0) for value in values]
+# ---- what the hash is made of
 
 
 def test_the_order_of_columns_in_a_file_does_not_count_without_a_key(shop) -> None:
     shop.write("a.csv", "b,a,y\n1,q,0\n2,r,1\n")
     shop.write("b.parquet", pa.table({"y": [0, 1], "a": ["q", "r"], "b": [1, 2]}))
     csv, parquet = shop.ingest(), shop.ingest("*.parquet", data__name="other")
-    assert shop.hashes(csv) == [md5_64("q", 1), md5_64("r", 2)]
+    assert shop.hashes(csv) == [hash_of("q", 1), hash_of("r", 2)]
     shop.home = shop.layout.dataset("other")
-    assert shop.hashes(parquet) == [md5_64("q", 1), md5_64("r", 2)]
+    assert shop.hashes(parquet) == [hash_of("q", 1), hash_of("r", 2)]
 
 
 def test_the_order_of_the_key_counts(shop) -> None:
     shop.write("a.csv", "b,a,y\n1,q,0\n")
-    assert shop.hashes(shop.ingest(data__key=["b", "a"])) == [md5_64(1, "q")]
+    assert shop.hashes(shop.ingest(data__key=["b", "a"])) == [hash_of(1, "q")]
 
 
 def test_without_a_key_a_corrected_label_leaves_the_hash_as_it_was(shop) -> None:
     shop.write("a.csv", "x,y\n1,0\n")
     before = shop.hashes(shop.ingest())
     shop.write("a.csv", "x,y\n1,1\n")
-    assert shop.hashes(shop.ingest()) == before == [md5_64(1)]
+    assert shop.hashes(shop.ingest()) == before == [hash_of(1)]
 
 
 def test_derived_columns_do_not_count_for_the_hash(shop) -> None:
     shop.write("a.csv", "x,y\n1,0\n")
-    assert shop.hashes(shop.ingest(data__derive={"a": "x + 1"})) == [md5_64(1)]
+    assert shop.hashes(shop.ingest(data__derive={"a": "x + 1"})) == [hash_of(1)]
 
 
-def test_a_tensor_is_hashed_by_the_md5_of_its_bytes(shop, code) -> None:
+def test_a_tensor_is_hashed_by_its_bytes(shop, code) -> None:
     snapshot = shop.ingest(source=code("images"))
-    assert shop.hashes(snapshot) == [md5_64(row["x"]) for row in shop.rows(snapshot)]
+    assert shop.hashes(snapshot) == [hash_of(row["x"]) for row in shop.rows(snapshot)]
 
 
 def test_every_stored_type_can_be_hashed() -> None:

@@ -41,7 +41,8 @@ def test_paths_are_those_of_the_drawing(tmp_path) -> None:
     run, data, model = layout.run("digits", "r1"), layout.dataset("digits"), layout.model("digits")
     expected = {
         data.shard("ab"): "data/digits/shards/ab.parquet",
-        data.rejects_dir: "data/digits/rejects",
+        data.rejects("gh"): "data/digits/rejects/gh.parquet",
+        data.profile("ef"): "data/digits/profiles/ef.arrow",
         data.snapshot("cd"): "data/digits/snapshots/cd.json",
         data.head: "data/digits/HEAD",
         run.record: "runs/digits/r1/run.json",
@@ -61,8 +62,17 @@ def test_asking_for_paths_makes_no_folder(tmp_path) -> None:
     layout = Layout(tmp_path / "home")
     assert layout.jobs() == []
     assert layout.runs("digits") == []
+    assert layout.datasets() == []
     assert layout.model("digits").versions() == []
     assert not layout.home.exists()
+
+
+def test_data_sets_are_listed_in_order_without_hidden_folders_and_files(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    for name in ("b", "a", ".tmp", "not a name"):
+        (layout.datasets_dir / name).mkdir(parents=True)
+    (layout.datasets_dir / "file").touch()
+    assert layout.datasets() == ["a", "b"]
 
 
 def test_runs_and_jobs_are_listed_in_order_without_hidden_folders_and_files(tmp_path) -> None:

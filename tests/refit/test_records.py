@@ -5,6 +5,7 @@ import math
 import os
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from refit.records import (
     SnapshotRecord,
     SourceRecord,
     SplitRecord,
+    write_array,
     write_atomically,
 )
 
@@ -164,3 +166,12 @@ def test_a_snapshot_adds_up_its_shards_in_order_of_the_sources() -> None:
 )
 def test_a_run_is_unfinished_while_it_may_be_taken_up(status, unfinished) -> None:
     assert run_record(status=status).is_unfinished is unfinished
+
+
+def test_an_array_comes_back_as_it_was_and_names_no_objects(tmp_path) -> None:
+    write_array(tmp_path / "deep" / "a.npy", np.arange(5, dtype=np.uint64))
+    found = np.load(tmp_path / "deep" / "a.npy", allow_pickle=False)
+    assert (found.dtype, found.tolist()) == (np.uint64, [0, 1, 2, 3, 4])
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_array(tmp_path / "b.npy", np.array([{}], dtype=object))
+    assert not (tmp_path / "b.npy").exists()

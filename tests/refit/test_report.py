@@ -9,12 +9,16 @@ from html.parser import HTMLParser
 from math import cos, exp, inf, nan
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refit import figures
 from refit.config import Job
 from refit.errors import CorruptRecordError
-from refit.headline import Facts, Stages, read_stages, write_headline
+from refit.headline import Facts, Stages, read_stages, warn_of_data, write_headline
 from refit.layout import Layout
 from refit.metrics import METRICS
 from refit.records import (
@@ -24,12 +28,15 @@ from refit.records import (
     CheckRecord,
     CodeRecord,
     Column,
+    ColumnDrift,
     Comparison,
+    DriftRecord,
     EvaluationRecord,
     ExportRecord,
     FeaturePlan,
     FitRecord,
     GateRecord,
+    Histogram,
     PublishRecord,
     Reason,
     Record,
@@ -43,16 +50,23 @@ from refit.records import (
     TargetPlan,
     ValidationRecord,
 )
+from refit.rejects import Rejects
 from refit.report import write_report
+from refit.sources.inputs import Reject
 from refit.stages import STAGES, run_stage
 from refit.wording import (
     format_bytes,
     format_differences,
     format_list,
+    format_moments,
     format_number,
+    format_p_value,
     format_seconds,
+    format_share,
+    format_ticks,
     is_lower_better,
     is_score,
+    name_some,
     tell_evidence,
 )
 
@@ -587,9 +601,11 @@ def test_many_sources_are_cut_off_with_a_count(tmp_path: Path) -> None:
     sources = tuple(SourceRecord(name=f"part-{n:04}", digest=SHA, num_read=1, num_kept=1) for n in range(1284))
     stages = replaced(example_stages(), "ingest", sources=sources)
     text = text_of(page_of(tmp_path, stages, example_record(stages)))
-    assert "part-0049" in text
-    assert "part-0050" not in text
-    assert "… and 1,234 more." in text
+    assert "part-1264" in text
+    assert "part-1263" not in text
+    assert text.index("part-1283") < text.index("part-1282")
+    assert "… and 1,264 more." in text
+    assert "1,284 inputs" in text
 
 
 def test_the_snippet_is_python_with_the_real_inputs(tmp_path: Path) -> None:
@@ -642,7 +658,340 @@ def test_curves_without_a_finite_value_say_so(tmp_path: Path) -> None:
     assert "No epoch has a finite value." in text_of(page_of(tmp_path / "other", stages, example_record(stages, status="failed")))
 
 
+# ---- the data
+
+
+BINS = Histogram(edges=(0.0, 10.0, 20.0, 30.0), old=(0.5, 0.3, 0.2), new=(0.1, 0.2, 0.7))
+LABELS = Histogram(labels=("Adelie", "Gentoo"), old=(0.75, 0.25), new=(0.5, 0.5))
+CHECKS = (
+    CheckRecord(name="columns", ok=True, detail="all 9 are there"),
+    CheckRecord(name="fare_usd: min", ok=False, only_warns=True, detail="12 rows are below 0"),
+    CheckRecord(name="classes", ok=False, detail="only one"),
+)
+
+
+def column(name: str = "mass", verdict: str = "stable", **changes: object) -> ColumnDrift:
+    known: dict[str, object] = {
+        "name": name,
+        "kind": "numeric",
+        "test": "Kolmogorov-Smirnov",
+        "statistic": 0.4321,
+        "p_value": 0.01,
+        "p_adjusted": 0.02,
+        "psi": 0.31,
+        "num_old": 1300,
+        "num_new": 420,
+        "missing_old": 0.0,
+        "missing_new": 0.125,
+        "has_drifted": verdict.startswith("drifted"),
+        "verdict": verdict,
+        "histogram": BINS,
+    }
+    return ColumnDrift.model_validate({**known, **changes})
+
+
+def drift_of(*columns: ColumnDrift, **changes: object) -> DriftRecord:
+    return DriftRecord.model_validate({"champion": 6, "num_old": 1300, "num_new": 420, "columns": columns, **changes})
+
+
+def page_with(home: Path, *, checks: tuple[CheckRecord, ...] = (), drift: DriftRecord | None = None, **ingest: object) -> str:
+    stages = replaced(replaced(until("split"), "ingest", **ingest), "validate", checks=checks, drift=drift)
+    page = page_of(home, stages, example_record(stages, status="running", seconds={}))
+    assert parse(page).open == []
+    return page
+
+
+def source(name: str, **changes: object) -> SourceRecord:
+    return SourceRecord.model_validate({"name": name, "digest": SHA, "num_read": 10, "num_kept": 10, **changes})
+
+
+def warning_of(*checks: CheckRecord, drift: DriftRecord | None = None) -> str:
+    stages = replaced(example_stages(), "validate", checks=checks, drift=drift)
+    return warn_of_data(Facts(example_record(stages), Stages(**stages)))
+
+
+def test_counts_that_are_zero_everywhere_are_left_out(tmp_path: Path) -> None:
+    head = re.findall("<thead>.*?</thead>", page_with(tmp_path, sources=(source("a.csv"), source("b.csv", num_duplicate=3))))[0]
+    assert text_of(head).split() == ["Input", "Read", "Kept", "Rejected", "Duplicate"]
+
+
+def test_a_refused_input_shows_its_reason_in_place_of_counts(tmp_path: Path) -> None:
+    refused = source("b.csv", num_read=0, num_kept=0, refused="b.csv: the file is empty.")
+    page = page_with(tmp_path, sources=(source("a.csv"), refused))
+    row = re.findall(r"<tr><th[^>]*>b\.csv.*?</tr>", page, re.DOTALL)[0]
+    assert text_of(row).split() == ["b.csv", "✗", "refused:", "the", "file", "is", "empty."]
+    assert "2 inputs, 1 refused" in text_of(page)
+
+
+def test_refused_and_vanished_inputs_are_not_the_ones_left_out(tmp_path: Path) -> None:
+    sources = [source(f"part-{n:04}") for n in range(200)]
+    sources[3] = source("part-0003", is_vanished=True)
+    sources[7] = source("part-0007", num_read=0, num_kept=0, refused="part-0007: not UTF-8.")
+    text = text_of(page_with(tmp_path, sources=tuple(sources)))
+    assert "part-0003 vanished" in text
+    assert "not UTF-8." in text
+    assert "part-0008" not in text
+    assert "200 inputs, 1 refused, 1 vanished" in text
+
+
+def test_notes_on_inputs_are_told_once(tmp_path: Path) -> None:
+    text = text_of(page_with(tmp_path, sources=(source("a", notes=("One more column.",)), source("b", notes=("One more column.",)))))
+    assert text.count("One more column.") == 1
+
+
+def write_rejects(home: Path, name: str, rejects: list[Reject]) -> None:
+    folder = Layout(home).dataset("penguins").rejects_dir
+    folder.mkdir(parents=True)
+    with Rejects(folder / f"{name}.parquet", folder / "notes") as file:
+        file.write("a.csv", rejects)
+
+
+def test_the_commonest_reasons_for_rejection_are_counted_with_their_file(tmp_path: Path) -> None:
+    kinds = {HOSTILE: 40, "no number": 30, "no date": 20, "too long": 10, "a quote is open": 5, "rare": 1}
+    line = iter(range(1000))
+    rejects = [Reject(reason=why, text="", line=next(line), column="mass") for why, rows in kinds.items() for _ in range(rows)]
+    write_rejects(tmp_path, "first", rejects)
+    text = text_of(page_with(tmp_path, sources=(source("a.csv", num_read=212, num_rejected=106, rejects="first"),)))
+    assert "106 rows (50 % of those read) could not be used." in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "data/penguins/rejects/first.parquet ." in text
+    assert f"40 mass {HOSTILE} 30 mass no number 20 mass no date 10 mass too long 5 mass a quote is open" in text
+    assert "rare" not in text
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no Parquet at all"])
+def test_the_page_is_written_without_a_readable_rejects_file(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        write_rejects(tmp_path, "first", [])
+        (Layout(tmp_path).dataset("penguins").rejects_dir / "first.parquet").write_bytes(content)
+    text = text_of(page_with(tmp_path, sources=(source("a.csv", num_rejected=1, rejects="first"),)))
+    assert ("(no longer there)" in text) == (content is None)
+    assert "1 row (" in text
+
+
+def test_a_rejects_file_of_another_program_is_passed_over(tmp_path: Path) -> None:
+    folder = Layout(tmp_path).dataset("penguins").rejects_dir
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"why": ["x"]}), folder / "first.parquet")
+    assert "1 row (" in text_of(page_with(tmp_path, sources=(source("a.csv", num_rejected=1, rejects="first"),)))
+
+
+def test_checks_that_fail_come_first_then_those_that_warn(tmp_path: Path) -> None:
+    page = page_with(tmp_path, checks=CHECKS)
+    marks = re.findall(r'<span class="mark (\w+)" role="img" aria-label="([^"]+)">(.)</span><span>(classes|fare_usd: min|columns) ', page)
+    assert marks == [
+        ("bad", "not ok", "✗", "classes"),
+        ("warn", "warning", "!", "fare_usd: min"),
+        ("good", "ok", "✓", "columns"),
+    ]
+    assert "Checks: 1 failed, 1 warns, 1 held" in text_of(page)
+
+
+def test_many_checks_that_held_are_folded(tmp_path: Path) -> None:
+    held = tuple(CheckRecord(name=f"rule {n}", ok=True, detail="") for n in range(20))
+    assert "<summary>20 checks held</summary>" in page_with(tmp_path, checks=held)
+    assert "checks held</summary>" not in page_with(tmp_path / "few", checks=held[:3])
+
+
+def names_of(page: str) -> list[str]:
+    return [unescape(name) for name in re.findall("<h4>(.*?)</h4>", page)]
+
+
+def test_drifted_columns_come_first_then_the_label(tmp_path: Path) -> None:
+    drift = drift_of(
+        column("a"), column("b", "drifted: PSI 0.2", psi=0.2), column("y", is_target=True), column("c", "drifted: PSI 2", psi=2.0)
+    )
+    page = page_with(tmp_path, drift=drift)
+    assert names_of(page) == ["c", "b", "y", "a"]
+    assert page.count('<span class="tag">label</span>') == 1
+    assert "2 of 4 columns have drifted between the 1,300 rows that version 6 was trained on and 420 rows that it never saw." in text_of(
+        page
+    )
+
+
+def test_a_column_is_told_with_its_numbers(tmp_path: Path) -> None:
+    page = page_with(tmp_path, drift=drift_of(column("mass", "drifted: PSI 0.31, KS 0.43")))
+    card = re.findall('<ul class="cards">.*?</ul>', page, re.DOTALL)[0]
+    text = text_of(card).replace("\N{NO-BREAK SPACE}", " ")
+    assert 'class="tone-warn"' in card
+    for shown in (
+        "mass drifted",
+        "PSI 0.31, KS 0.43",
+        "Missing 0 % → 12.5 %",
+        "PSI 0.310",
+        "Kolmogorov-Smirnov: 0.432",
+        "Corrected p 0.020",
+    ):
+        assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"),
+    [("stable", "good"), ("not judged: time passes", "calm"), ("too few rows to tell", "calm"), ("drifted: PSI 1", "warn")],
+)
+def test_the_tone_of_a_column_is_its_verdict(verdict: str, tone: str, tmp_path: Path) -> None:
+    page = page_with(tmp_path, drift=drift_of(column("mass", verdict)))
+    assert f'<li class="tone-{tone}">' in page
+    assert ("Corrected p" in text_of(page)) == (tone != "calm")
+
+
+def test_without_a_champion_the_new_rows_are_shown_alone(tmp_path: Path) -> None:
+    alone = column("mass", "nothing to compare with", histogram=BINS.model_copy(update={"old": ()}), test="none")
+    page = page_with(tmp_path, drift=drift_of(alone, champion=None, num_old=0, why_not="There is no champion yet."))
+    text = text_of(page)
+    assert "There is no champion yet." in text
+    assert "Missing 12.5" in text
+    assert "→" not in text
+    assert "the champion's rows" not in text
+    assert "Corrected p" not in text
+    assert "stroke: var(--validation)" in page
+    assert "fill: var(--train)" not in page
+
+
+def test_of_many_columns_all_that_drifted_and_the_first_are_shown_and_the_rest_is_folded(tmp_path: Path) -> None:
+    columns = [column(f"c{n}", "drifted: PSI 1" if n >= 90 else "stable") for n in range(100)]
+    page = page_with(tmp_path, drift=drift_of(*columns))
+    shown, folded = page.split("<summary>76 more columns</summary>")
+    assert names_of(shown) == [f"c{n}" for n in (*range(90, 100), *range(14))]
+    assert len(names_of(folded)) == 76
+
+
+def test_a_thousand_columns_do_not_make_a_heavy_page(tmp_path: Path) -> None:
+    page = page_with(tmp_path, drift=drift_of(*(column(f"c{n}") for n in range(1000))))
+    assert len(names_of(page)) == 200
+    assert "… and 800 more." in text_of(page)
+    assert len(page) < 500_000
+
+
+def test_hostile_columns_and_values_stay_text(tmp_path: Path) -> None:
+    labels = Histogram(
+        labels=(HOSTILE, "a\nb", "", "ü" * 5000, "\x00\ud83d\ude00"[:1], "<b>"), old=(0.2,) * 5, new=(nan, inf, -1.0, 0.5, 0.1, 0.2)
+    )
+    hostile = column(
+        HOSTILE,
+        f"drifted: {HOSTILE}",
+        kind="categorical",
+        test=HOSTILE,
+        histogram=labels,
+        psi=nan,
+        statistic=inf,
+        p_adjusted=nan,
+        is_target=True,
+    )
+    sources = (source(HOSTILE, refused=HOSTILE, notes=(HOSTILE,)), source(HOSTILE, is_vanished=True))
+    page = page_with(tmp_path, drift=drift_of(hostile, why_not=None), sources=sources)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert text_of(page).count(HOSTILE) >= 8
+    assert re.findall(r"\bnan\b|\binf\b", text_of(page)) == []
+
+
+def test_drift_and_warnings_stand_near_the_top_in_one_sentence(tmp_path: Path) -> None:
+    drifted = drift_of(column("mass", "drifted: PSI 1"), column("species", "drifted: PSI 1", is_target=True), column("age"))
+    warned = CheckRecord(name="inputs readable", ok=False, only_warns=True, detail="2 were refused")
+    repeated = CheckRecord(name="drift", ok=False, only_warns=True, detail="mass, species")
+    sentence = "2 columns have drifted: mass, species (the label); 1 check of the data warns: inputs readable."
+    assert warning_of(warned, repeated, drift=drifted) == sentence
+    page = page_with(tmp_path, checks=(warned, repeated), drift=drifted)
+    assert f'<p class="notice"><a href="#data">{sentence}</a></p>' in page
+    assert page.index(sentence) < page.index("</header>")
+
+
+def test_good_data_are_no_warning(tmp_path: Path) -> None:
+    assert warning_of(*CHECKS[:1], drift=drift_of(column("mass"))) == ""
+    assert warning_of() == ""
+    assert '<p class="notice"><a' not in page_with(tmp_path, checks=CHECKS[:1])
+
+
+def test_many_names_are_cut_off_in_the_sentence() -> None:
+    drifted = drift_of(*(column(f"c{n}", "drifted: PSI 1") for n in range(9)))
+    assert warning_of(drift=drifted) == "9 columns have drifted: c0, c1, c2, c3 and 5 more."
+    assert name_some(["a"]) == "a"
+
+
+def test_records_from_before_there_was_drift_are_shown_without(tmp_path: Path) -> None:
+    old = ValidationRecord.model_validate_json('{"checks": [{"name": "columns", "ok": true, "detail": "9 columns as pinned"}]}')
+    stages = {**example_stages(), "validate": old}
+    page = page_of(tmp_path, stages, example_record(stages))
+    assert "9 columns as pinned" in text_of(page)
+    assert '<ul class="cards">' not in page
+
+
 # ---- figures
+
+
+def test_a_histogram_draws_both_sides_to_one_scale() -> None:
+    old, new, axis = re.findall('<path d="([^"]+)"', figures.draw_histogram(BINS))
+    assert old == "M0 72V20.6H100V41.1H200V51.4H300V72"
+    assert new == "M0 72V61.7H100V51.4H200V0H300V72"
+    assert axis == "M0 72H300"
+
+
+def test_bins_of_different_widths_are_drawn_as_densities() -> None:
+    wide = Histogram(edges=(0.0, 1.0, 4.0), old=(0.25, 0.75))
+    assert 'd="M0 72V0H75V0H300V72"' in figures.draw_histogram(wide)
+
+
+def test_labels_have_a_bar_for_each_side_and_both_shares() -> None:
+    svg = figures.draw_histogram(LABELS)
+    assert 'd="M116 3.5h108v5H116zM116 22.5h36v5H116z" style="fill: var(--train)"' in svg
+    assert 'd="M116 9h72v5H116zM116 28h72v5H116z" style="fill: var(--validation)"' in svg
+    assert re.findall(r">([^<]+)</text>", svg) == ["Adelie", "Gentoo", "75 → 50 %", "25 → 50 %"]
+
+
+def test_labels_beyond_the_first_are_drawn_together() -> None:
+    svg = figures.draw_histogram(Histogram(labels=tuple("abcdefghijkl"), new=(0.2, *(0.8 / 11,) * 11)))
+    assert re.findall(r">([^<]+)</text>", svg) == [*"abcdefg", "(others)", "20 %", *["7 %"] * 6, "36 %"]
+
+
+def test_long_labels_are_cut_and_kept_as_a_title() -> None:
+    svg = figures.draw_histogram(
+        Histogram(labels=("Palmer Station, Antarctica", "観測者の長い名前がここにあります", "W" * 40), new=(0.5, 0.3, 0.2))
+    )
+    assert "<title>Palmer Station, Antarctica</title>Palmer Stati" in svg
+    assert all(len(shown) <= 16 for shown in re.findall(r"</title>([^<]*)…</text>", svg))
+    assert len(re.findall("…</text>", svg)) == 3
+
+
+def test_the_axis_names_the_whole_numbers_within_the_bins() -> None:
+    svg = figures.draw_histogram(Histogram(edges=(-0.5, 4.5, 9.5), old=(0.5, 0.5), new=(0.5, 0.5)))
+    assert re.findall(r">([^<]+)</text>", svg) == ["0", "4.5", "9"]
+    single = figures.draw_histogram(Histogram(edges=(6.5, 7.5), new=(1.0,)))
+    assert re.findall(r">([^<]+)</text>", single) == ["7"]
+
+
+def test_times_have_dates_on_the_axis(tmp_path: Path) -> None:
+    times = BINS.model_copy(update={"edges": (0.0, 86400.0 * 10, 86400.0 * 20, 86400.0 * 30)})
+    page = page_with(tmp_path, drift=drift_of(column("at", histogram=times)), columns=(Column(name="at", type="timestamp[us]"),))
+    assert "1970-01-01 1970-01-16 1970-01-31" in text_of(page)
+
+
+_FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(
+    st.lists(_FLOATS, max_size=8).map(tuple), st.lists(st.text(), max_size=15).map(tuple), *[st.lists(_FLOATS, max_size=15).map(tuple)] * 2
+)
+def test_any_histogram_gives_well_formed_svg_without_ids(
+    edges: tuple[float, ...], labels: tuple[str, ...], old: tuple[float, ...], new: tuple[float, ...]
+) -> None:
+    histogram = Histogram(edges=edges, labels=labels, old=old, new=new)
+    svg = figures.draw_histogram(histogram)
+    parsed = parse(svg)
+    assert parsed.open == []
+    assert parsed.ids == []
+    assert parsed.tags <= {"svg", "path", "g", "text", "title"}
+    assert all(re.fullmatch(r"[MVHhvz\d. -]+", steps) for steps in re.findall('<path d="([^"]*)"', svg))
+    assert svg == figures.draw_histogram(histogram)
+
+
+def test_a_histogram_is_small_and_takes_its_colours_from_the_page() -> None:
+    bins = Histogram(edges=tuple(map(float, range(21))), old=tuple([0.0333333] * 20), new=tuple([0.0512345] * 20))
+    labels = Histogram(labels=tuple(f"a rather long label {n}" for n in range(13)), old=(1 / 13,) * 13, new=(1 / 13,) * 13)
+    for svg in map(figures.draw_histogram, (bins, labels)):
+        assert len(svg.encode()) < 3000
+        assert "#" not in svg
+        assert "var(--train)" in svg
+        assert "var(--validation)" in svg
 
 
 def test_one_epoch_is_a_visible_point() -> None:
@@ -693,6 +1042,7 @@ def test_worse_stands_on_the_right_where_less_is_better() -> None:
         (inf, "∞"),
         (-inf, "−∞"),
         (None, "–"),
+        (1e300, "1.0 × 10³⁰⁰"),
     ],
 )
 def test_numbers_are_written_for_people(value: float | None, text: str) -> None:
@@ -727,6 +1077,43 @@ def test_differences_of_scores_are_told_in_points_and_of_others_in_their_unit() 
     assert format_differences("rmse", [-312.5, 1234.0]) == ["−312", "+1,234"]
     assert format_differences("auc", [0.0]) == ["+0.0"]
     assert format_differences("rmse", [nan, inf]) == ["not a number", "∞"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0 %"), (1, "100 %"), (0.123, "12.3 %"), (0.9995, "99.95 %"), (0.99999, "> 99.99 %"), (1e-9, "< 0.01 %"), (nan, "not a number")],
+)
+def test_a_share_is_all_or_nothing_only_where_it_is(share: float, text: str) -> None:
+    assert format_share(share).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([13, 30, 47], ["13", "30", "47"]),
+        ([0, 4.5, 9], ["0", "4.5", "9"]),
+        ([-0.25, 0, 0.25], ["−0.25", "0", "0.25"]),
+        ([1e9, 1.5e9, 2e9], ["1,000,000,000", "1,500,000,000", "2,000,000,000"]),
+        ([0, 5e-8, 1e-7], ["0", "5.0 × 10⁻⁸", "1.0 × 10⁻⁷"]),
+        ([1e300], ["1.0 × 10³⁰⁰"]),
+        ([7], ["7"]),
+        ([nan, inf], ["not a number", "∞"]),
+    ],
+)
+def test_numbers_of_an_axis_have_the_decimals_that_tell_them_apart(values: list[float], texts: list[str]) -> None:
+    assert format_ticks(values) == texts
+
+
+def test_moments_are_dates_or_times_of_day_and_never_an_error() -> None:
+    assert format_moments([0, 86400 * 365]) == ["1970-01-01", "1971-01-01"]
+    assert format_moments([0, 3600]) == ["01-01 00:00", "01-01 01:00"]
+    assert format_moments([0, 1e18]) == ["0", "1.0 × 10¹⁸"]
+    assert format_moments([nan, 0]) == ["not a number", "0.000"]
+
+
+def test_a_p_value_that_underflows_is_not_called_zero() -> None:
+    assert format_p_value(0.0) == "below 10⁻³⁰⁰"
+    assert format_p_value(0.03) == "0.030"
 
 
 def test_long_lists_are_cut_off_with_a_count() -> None:

@@ -81,41 +81,41 @@ def stored(layout, run, job="job", status="completed", minutes=0, parameters=Non
 # ---- what a run depends on
 
 
-def test_the_digest_of_inputs_stays_while_nothing_changes(job) -> None:
-    assert inspect_inputs(job) == inspect_inputs(job)
+def test_the_digest_of_inputs_stays_while_nothing_changes(job, layout) -> None:
+    assert inspect_inputs(job, layout) == inspect_inputs(job, layout)
 
 
-def test_the_digest_of_inputs_changes_with_the_data(job, tmp_path) -> None:
-    before = inspect_inputs(job)
+def test_the_digest_of_inputs_changes_with_the_data(job, layout, tmp_path) -> None:
+    before = inspect_inputs(job, layout)
     (tmp_path / "a.csv").write_text("x,y\n1,1\n")
-    assert inspect_inputs(job).digest != before.digest
+    assert inspect_inputs(job, layout).digest != before.digest
 
 
 @pytest.mark.parametrize(
     "changes", [{"seed": 1}, {"fit__epochs": 3}, {"gate__require": {"accuracy": {"at_least": 0.1}}}, {"model__options": {"units": 4}}]
 )
-def test_the_digest_of_inputs_changes_with_the_job(job, changes) -> None:
-    assert inspect_inputs(changed(job, **changes)).digest != inspect_inputs(job).digest
+def test_the_digest_of_inputs_changes_with_the_job(job, layout, changes) -> None:
+    assert inspect_inputs(changed(job, **changes), layout).digest != inspect_inputs(job, layout).digest
 
 
 @pytest.mark.parametrize("name", ["net.py", "neighbour.py"])
-def test_the_digest_of_inputs_changes_with_the_source_of_the_builder(job, tmp_path, name) -> None:
-    before = inspect_inputs(job)
+def test_the_digest_of_inputs_changes_with_the_source_of_the_builder(job, layout, tmp_path, name) -> None:
+    before = inspect_inputs(job, layout)
     with (tmp_path / "code" / "runs_of_a_test" / name).open("a") as file:
         file.write("# changed\n")
-    after = inspect_inputs(job)
+    after = inspect_inputs(job, layout)
     assert after.digest != before.digest
     assert after.builder_sha256 != before.builder_sha256
 
 
-def test_the_digest_of_inputs_changes_with_the_lock_of_the_packages(job, tmp_path) -> None:
-    before = inspect_inputs(job)
+def test_the_digest_of_inputs_changes_with_the_lock_of_the_packages(job, layout, tmp_path) -> None:
+    before = inspect_inputs(job, layout)
     (tmp_path / "code" / "requirements.lock").write_text("keras==3.10\n")
-    assert inspect_inputs(job).digest != before.digest
+    assert inspect_inputs(job, layout).digest != before.digest
 
 
-def test_inputs_are_inspected_without_importing_the_builder(job) -> None:
-    inspect_inputs(job)
+def test_inputs_are_inspected_without_importing_the_builder(job, layout) -> None:
+    inspect_inputs(job, layout)
     assert "runs_of_a_test.net" not in sys.modules
 
 
@@ -266,7 +266,7 @@ def test_an_unreadable_run_is_told_and_passed_over(layout, caplog) -> None:
 
 def test_a_run_with_unchanged_inputs_is_found_and_skipped(job, layout) -> None:
     run, inputs = begin(job, layout, "completed", verdict="promote", model_version=3)
-    unchanged = find_unchanged(layout, "job", inspect_inputs(job))
+    unchanged = find_unchanged(layout, "job", inspect_inputs(job, layout))
     assert unchanged.run == run.id
     skipped = skip_run(job, layout, inputs, unchanged)
     assert (skipped.status, skipped.verdict, skipped.unchanged_since, skipped.model_version) == ("completed", "skipped", run.id, 3)
@@ -276,7 +276,7 @@ def test_a_run_with_unchanged_inputs_is_found_and_skipped(job, layout) -> None:
 
 def test_changed_inputs_are_not_unchanged(job, layout) -> None:
     begin(job, layout, "completed", verdict="keep")
-    assert find_unchanged(layout, "job", inspect_inputs(changed(job, seed=1))) is None
+    assert find_unchanged(layout, "job", inspect_inputs(changed(job, seed=1), layout)) is None
 
 
 @pytest.mark.parametrize("status", ["failed", "abandoned", "cancelled"])

@@ -15,8 +15,8 @@ from refit.errors import DataError, SourceError
 from refit.ingestion import ingest
 from refit.layout import Layout
 from refit.records import SIDES
-from refit.sources import list_inputs
-from refit.splits import assign_sides, count_shared, membership_path, read_rows, read_table, split_rows
+from refit.shards import read_table
+from refit.splits import assign_sides, count_shared, membership_path, read_rows, split_rows
 
 HASHES = np.random.default_rng(0).integers(0, 2**64, 200_000, dtype=np.uint64)
 THIRDS = SplitConfig(validation=0.3, test=0.3)
@@ -33,7 +33,7 @@ def make(folder, files, *, key=("id",)):
     source = {"kind": "parquet", "path": str(folder / "in" / "*.parquet")}
     job = parse_job({"name": "job", "data": {"sources": [source], "key": list(key)}, "target": {"column": "y"}})
     layout = Layout(folder / "home")
-    return ingest(job, layout, list_inputs(job.data)), layout
+    return ingest(job, layout), layout
 
 
 def sides_of(snapshot, layout, split, run="r1"):

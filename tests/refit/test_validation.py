@@ -9,8 +9,8 @@ from refit.errors import DataError
 from refit.ingestion import ingest
 from refit.layout import Layout
 from refit.records import Column
-from refit.sources import list_inputs
-from refit.validation import MINIMUM_ROWS, fits, validate_snapshot
+from refit.sizes import MINIMUM_ROWS
+from refit.validation import fits, raise_failed, validate_snapshot
 
 ROWS = 40
 
@@ -36,9 +36,8 @@ def validate(tmp_path):
             {k.replace("__", "."): v for k, v in changes.items()},
         )
         layout = Layout(tmp_path / "home")
-        # a key or a feature that is no column must reach the validation, not the ingest
-        reading = job.model_copy(update={"data": job.data.model_copy(update={"key": [k for k in job.data.key if k in table]})})
-        return validate_snapshot(job, ingest(reading, layout, list_inputs(job.data)), layout)
+        snapshot = ingest(job, layout)
+        return raise_failed(validate_snapshot(job, snapshot, layout), snapshot)
 
     return validate
 
@@ -52,13 +51,21 @@ def refusal(validate, *arguments, **changes):
 def test_good_data_pass_every_check(validate) -> None:
     record = validate(features={"x": {"kind": "numeric"}, "word": {"kind": "category"}}, data__key=["id"])
     names = [check.name for check in record.checks]
-    assert names == ["columns", "feature kinds", "target kind", "rows", "labels", "target varies", "key complete", "key unique"]
-    assert all(check.ok for check in record.checks)
-    assert record.brief() == "8 checks held"
+    assert names[:6] == ["columns", "feature kinds", "target kind", "inputs readable", "labels", "target varies"]
+    assert all(check.ok or check.only_warns for check in record.checks)
+    assert record.drift.why_not == "There is no champion yet."
 
 
-def test_without_a_key_its_checks_are_left_out(validate) -> None:
-    assert [check.name for check in validate().checks][-1] == "target varies"
+def test_what_only_warns_is_told_and_stops_nothing(validate, caplog) -> None:
+    record = validate(data__expect={"x": {"min": 5, "otherwise": "warn"}})
+    (warned,) = [check for check in record.warnings if check.name == "x: min"]
+    assert "below 5" in warned.detail
+    assert warned.detail in caplog.text
+    assert record.brief().endswith(" warn")
+
+
+def test_an_expectation_that_does_not_hold_is_refused(validate) -> None:
+    assert "x: min: " in refusal(validate, data__expect={"x": {"min": 5}})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,6 @@ def test_without_a_key_its_checks_are_left_out(validate) -> None:
     [
         ({"target": {"column": "z"}}, "z"),
         ({"features": {"wird": {"kind": "category"}}}, "wird"),
-        ({"data__key": ["idd"]}, "idd"),
     ],
 )
 def test_a_column_that_is_not_there_is_named(validate, changes, name) -> None:
@@ -134,20 +140,11 @@ def test_too_few_rows_are_refused_and_just_enough_pass(validate) -> None:
 
 
 def test_missing_labels_are_counted(validate) -> None:
-    assert "labels: 3 are missing" in refusal(validate, columns(y=[None] * 3 + [0] * (ROWS - 4) + [1]))
+    assert "labels: 3 of 40 labels (7.5 %) are missing" in refusal(validate, columns(y=[None] * 3 + [0] * (ROWS - 4) + [1]))
 
 
 def test_a_target_that_never_varies_is_refused(validate) -> None:
     assert '"y" has the same value in every row' in refusal(validate, columns(y=[1] * ROWS))
-
-
-def test_missing_parts_of_a_key_are_counted(validate) -> None:
-    text = refusal(validate, columns(id=[None, *range(1, ROWS)]), data__key=["id", "word"])
-    assert "key complete: 1 values of id, word are missing" in text
-
-
-def test_repeated_keys_are_counted(validate) -> None:
-    assert "key unique: 2 rows repeat the key" in refusal(validate, columns(id=[0, 0, 0, *range(3, ROWS)]), data__key=["id"])
 
 
 def test_repeated_rows_are_no_fault_without_a_key(validate) -> None:
@@ -155,8 +152,8 @@ def test_repeated_rows_are_no_fault_without_a_key(validate) -> None:
 
 
 def test_all_failures_are_told_together(validate) -> None:
-    table = columns(18, id=[0] * 18, y=[None] + [1] * 17)
-    text = refusal(validate, table, features={"word": {"kind": "numeric"}}, data__key=["id"])
-    assert "5 checks failed:" in text
-    for name in ("feature kinds", "rows", "labels", "target varies", "key unique"):
+    table = columns(18, y=[None] + [1] * 17)
+    text = refusal(validate, table, features={"word": {"kind": "numeric"}})
+    assert "4 checks failed:" in text
+    for name in ("feature kinds", "rows", "labels", "target varies"):
         assert f"  - {name}: " in text

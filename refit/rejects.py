@@ -1,0 +1,130 @@
+"""Rows that could not be used: each with its file, line, column, reason, value and raw text, in one Parquet file an ingest.
+
+Rows whose values do not fit are noted by number while an input is read, and looked up in it afterwards. What is held in
+memory is their numbers, 8 bytes each: a file of nothing but bad rows costs no more than a good one.
+"""
+
+import array
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from refit.sources.inputs import MAX_RAW_TEXT, Place, Reject
+
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("row", pa.int64()),
+        ("column", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+_BATCH_ROWS = 8_192
+Row = tuple[str | int | None, ...]
+
+
+class Rejects:
+    """The rejects of one ingest, written as they come."""
+
+    def __init__(self, path: Path, notes: Path) -> None:
+        """Begin the file ``path``; ``notes`` is a place for a temporary file."""
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._notes = notes
+        self.reasons: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        """Close the file at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the file; what was written stays."""
+        self._writer.close()
+
+    def write(self, name: str, rejects: Sequence[Reject]) -> int:
+        """Add rows that a source could not read; return how many there are (of a line with two faults the first counts)."""
+        once = {(r.file, r.line, r.row): r for r in reversed(rejects)}
+        self.reasons.update(r.reason for r in once.values())
+        for batch in _batched(reversed(once.values())):
+            self.write_rows([(r.file or name, r.line, r.row, r.column, r.reason, None, r.text) for r in batch])
+        return len(once)
+
+    def misfits(self, name: str) -> "Misfits":
+        """Collects the rows of one input whose values do not fit."""
+        return Misfits(self, name, self._notes)
+
+    def write_rows(self, rows: list[Row]) -> None:
+        """Write rows as ``SCHEMA`` has them; long texts are cut."""
+        columns = [
+            pa.array([_cut(value) for value in values], field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+
+
+class Misfits:
+    """Rows of one input in which a value does not fit its column: numbers in memory, columns and values on disk."""
+
+    _SCHEMA = pa.schema([("column", pa.string()), ("value", pa.string())])
+
+    def __init__(self, rejects: Rejects, name: str, notes: Path) -> None:
+        """Begin; ``notes`` is where the values wait."""
+        self._rejects = rejects
+        self._name = name
+        self._path = notes
+        self._writer: pq.ParquetWriter | None = None
+        self._rows = array.array("Q")
+        self.by_column: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        """Rows so far."""
+        return len(self._rows)
+
+    def add(self, rows: Sequence[int], columns: pa.Array, values: pa.Array) -> None:
+        """Note rows by their numbers in the input, from 0 and ascending; a missing value is a missing part of the key."""
+        noted = pa.RecordBatch.from_arrays([columns.cast(pa.string()), values.cast(pa.string())], schema=self._SCHEMA)
+        self._writer = self._writer or pq.ParquetWriter(self._path, self._SCHEMA, compression="lz4")
+        self._writer.write_batch(noted)
+        self._rows.extend(rows)
+        for counted in columns.value_counts().to_pylist():
+            name = counted["values"]
+            self.by_column[name] += counted["counts"]
+            if name not in self.examples:
+                self.examples[name] = str(noted["value"][pc.index(noted["column"], name).as_py()])[:80]
+
+    def finish(self, locate: Callable[[Sequence[int]], Iterator[Place]] | None) -> int:
+        """Look the rows up in the input, where that can be done, and write them; return how many there are."""
+        if self._writer is None:
+            return 0
+        self._writer.close()
+        places: Iterator[Place | None] = locate(self._rows) if locate else itertools.repeat(None)
+        rows = iter(self._rows)
+        with pq.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                noted = zip(batch["column"].to_pylist(), batch["value"].to_pylist(), strict=True)
+                self._rejects.write_rows([self._told(next(rows), next(places), column, value) for column, value in noted])
+        self._path.unlink()
+        return len(self._rows)
+
+    def _told(self, row: int, place: Place | None, column: str, value: str | None) -> Row:
+        reason = "a part of the key is missing" if value is None else "does not fit the column's type"
+        self._rejects.reasons[f'"{column}": {reason}'] += 1
+        line, text = (place.line, place.text) if place else (None, None)
+        return self._name, line, None if place else row, column, reason, value, text
+
+
+def _cut(value: object) -> object:
+    return value[:MAX_RAW_TEXT] if isinstance(value, str) else value
+
+
+def _batched(rejects: Iterator[Reject]) -> Iterator[list[Reject]]:
+    while batch := list(itertools.islice(rejects, _BATCH_ROWS)):
+        yield batch

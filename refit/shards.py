@@ -1,0 +1,224 @@
+"""The rows of a data set on disk: immutable Parquet files, named by content, less the rows that others have replaced."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from refit.errors import SourceError
+from refit.layout import DatasetLayout, Layout
+from refit.records import ShardRecord, SnapshotRecord, array_bytes, write_array
+from refit.schema import KEY_HASH, arrow_schema
+from refit.sources.inputs import listing, literal
+
+ROW_GROUP_ROWS = 16_384
+SHARD_ROWS = 1 << 20
+_COMPRESSION = "lz4"
+_REPEATING = 0.5
+_TEMPORARY = ".shard."
+
+
+class ShardWriter:
+    """Writes tables into shards of at most ``SHARD_ROWS`` rows or so, and names each by the digest of its bytes."""
+
+    def __init__(self, home: DatasetLayout, schema: pa.Schema) -> None:
+        """Begin without a file; an input of which nothing is kept leaves none."""
+        self._home = home
+        self._schema = schema
+        self._done: list[ShardRecord] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._path: Path | None = None
+        self._rows = 0
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; they reach the disk in full row groups."""
+        self._pending.append(table)
+        self._pending_rows += len(table)
+        if self._pending_rows >= ROW_GROUP_ROWS:
+            self._flush(whole_groups=True)
+
+    def finish(self) -> tuple[ShardRecord, ...]:
+        """Write what is left and return the shards."""
+        self._flush(whole_groups=False)
+        self._end_shard()
+        return tuple(self._done)
+
+    def close(self) -> None:
+        """Give up an unfinished shard."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+                self._writer.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _flush(self, *, whole_groups: bool) -> None:
+        if not self._pending_rows:
+            return
+        rows = pa.concat_tables(self._pending)
+        full = len(rows) - len(rows) % ROW_GROUP_ROWS if whole_groups else len(rows)
+        self._pending, self._pending_rows = [rows.slice(full)], len(rows) - full
+        self._open(rows).write_table(rows.slice(0, full), row_group_size=ROW_GROUP_ROWS)
+        self._rows += full
+        if self._rows >= SHARD_ROWS:
+            self._end_shard()
+
+    def _open(self, rows: pa.Table) -> pq.ParquetWriter:
+        if self._writer is None:
+            handle, path = tempfile.mkstemp(dir=self._home.shards_dir, prefix=_TEMPORARY)
+            os.close(handle)
+            self._path = Path(path)
+            self._writer = pq.ParquetWriter(path, self._schema, compression=_COMPRESSION, use_dictionary=_repeating(rows))
+        return self._writer
+
+    def _end_shard(self) -> None:
+        if self._writer is None or self._path is None:
+            return
+        self._writer.close()
+        with self._path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        self._path.chmod(0o644)
+        self._done.append(ShardRecord(digest=content, num_rows=self._rows, num_bytes=self._path.stat().st_size))
+        self._path.rename(self._home.shard(content))
+        self._writer, self._path, self._rows = None, None, 0
+
+
+def _repeating(rows: pa.Table) -> list[str]:
+    """Columns of text whose values repeat: for the others a dictionary costs half of the time to write and saves nothing."""
+    first = rows.slice(0, ROW_GROUP_ROWS)
+    texts = [field.name for field in rows.schema if pa.types.is_string(field.type)]
+    return [name for name in texts if pc.count_distinct(first[name]).as_py() <= _REPEATING * len(first)]
+
+
+def remove_leftovers(home: DatasetLayout) -> None:
+    """Remove what an ingest that was killed has left half done; call it as the only writer."""
+    for folder in (home.shards_dir, home.drops_dir, home.rejects_dir, home.snapshots_dir, home.profiles_dir, home.root):
+        for path in folder.glob(".*"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+    shutil.rmtree(home.spool_dir, ignore_errors=True)
+    home.spool_dir.mkdir(parents=True)
+
+
+# ---- rows that no longer count
+
+
+def write_drops(home: DatasetLayout, positions: np.ndarray) -> str:
+    """Keep the sorted positions (uint32) of a shard's rows that no longer count; return the digest that names them."""
+    positions = positions.astype(np.uint32)
+    name = hashlib.sha256(array_bytes(positions)).hexdigest()
+    if not home.drops(name).exists():
+        write_array(home.drops(name), positions)
+    return name
+
+
+def read_drops(home: DatasetLayout, shard: ShardRecord) -> np.ndarray:
+    """Positions of the rows of a shard that no longer count: uint32, sorted.
+
+    Raises:
+        SourceError: they are missing or damaged.
+    """
+    if shard.dropped is None:
+        return np.empty(0, dtype=np.uint32)
+    try:
+        return np.asarray(np.load(home.drops(shard.dropped), allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise _damaged(home, home.drops(shard.dropped), error) from error
+
+
+def live_mask(home: DatasetLayout, shard: ShardRecord) -> np.ndarray:
+    """Whether each row of a shard counts: bool ``[rows]``."""
+    mask = np.ones(shard.num_rows, dtype=bool)
+    mask[read_drops(home, shard)] = False
+    return mask
+
+
+# ---- reading
+
+
+def read_table(snapshot: SnapshotRecord, layout: Layout, columns: Sequence[str]) -> pa.Table:
+    """Columns of all rows of a snapshot that count, in order.
+
+    Raises:
+        SourceError: a shard is missing or damaged.
+    """
+    schema = arrow_schema(snapshot.columns)
+    tables = [read_shard(layout.dataset(snapshot.dataset), shard, columns) for shard in snapshot.shards]
+    wanted = pa.schema([schema.field(name) for name in columns])
+    return pa.concat_tables(tables).cast(wanted) if tables else wanted.empty_table()
+
+
+def read_shard(home: DatasetLayout, shard: ShardRecord, columns: Sequence[str]) -> pa.Table:
+    """Columns of the rows of a shard that count.
+
+    Raises:
+        SourceError: the shard is missing or damaged.
+    """
+    path = home.shard(shard.digest)
+    try:
+        table = pq.ParquetFile(path).read(columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(home, path, error) from error
+    return table.filter(pa.array(live_mask(home, shard))) if shard.num_dropped else table
+
+
+def read_hashes(home: DatasetLayout, shards: Sequence[ShardRecord]) -> Iterator[np.ndarray]:
+    """Key hashes of each shard, rows that do not count included: uint64 ``[rows]``."""
+    for shard in shards:
+        path = home.shard(shard.digest)
+        try:
+            yield np.asarray(pq.ParquetFile(path).read(columns=[KEY_HASH])[KEY_HASH].to_numpy())
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(home, path, error) from error
+
+
+def live_rows_sql(connection: duckdb.DuckDBPyConnection, home: DatasetLayout, shards: Sequence[ShardRecord]) -> str:
+    """A table expression over all rows of shards that count, in bounded memory; usable in that connection alone, any number of times.
+
+    The connection must be allowed to read ``shard_paths``.
+    """
+    whole = [str(home.shard(shard.digest)) for shard in shards if not shard.num_dropped]
+    parts = [f"SELECT * FROM read_parquet({listing(whole)})"] if whole else []  # noqa: S608 -- names of our own
+    for shard in (shard for shard in shards if shard.num_dropped):
+        view = f"_drops_{shard.dropped}_{shard.digest[:8]}"
+        connection.register(view, pa.table({"position": read_drops(home, shard).astype(np.int64)}))
+        path = literal(str(home.shard(shard.digest)))
+        parts.append(
+            "SELECT * EXCLUDE (file_row_number) FROM "  # noqa: S608 -- names of our own
+            f"read_parquet({path}, file_row_number=true) WHERE file_row_number NOT IN (SELECT position FROM {view})"
+        )
+    return f"({' UNION ALL BY NAME '.join(parts)})"
+
+
+@contextlib.contextmanager
+def telling_damage(home: DatasetLayout, shards: Sequence[ShardRecord]) -> Iterator[None]:
+    """Turn what DuckDB says of a shard that it cannot read into an error that says what to do."""
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        lost = [path for path in shard_paths(home, shards) if not path.exists()]
+        raise _damaged(home, lost[0] if lost else home.shards_dir, error) from error
+
+
+def shard_paths(home: DatasetLayout, shards: Sequence[ShardRecord]) -> list[Path]:
+    """The files of shards."""
+    return [home.shard(shard.digest) for shard in shards]
+
+
+def _damaged(home: DatasetLayout, path: Path, error: Exception) -> SourceError:
+    return SourceError(
+        f"a part of the data set is missing or damaged: {error}.",
+        where=str(path),
+        remedy=f"refit data verify tells all that is; remove the folder {home.root} to ingest again: sources are not touched.",
+    )
