@@ -168,9 +168,8 @@ def text_cast(name: str, kind: ColumnType, given: pa.DataType = _TEXT) -> str:
 
 
 def _whole(text: str, cast: str) -> str:
-    """DuckDB would round 1.5 to 2 and 1e-1 to 0; 2.0 and 2. are whole."""
-    suspect = f"contains({text}, '.') OR contains({text}, 'e') OR contains({text}, 'E')"
-    return f"CASE WHEN ({suspect}) AND NOT regexp_full_match(trim({text}), '[+-]?[0-9]+[.]0*') THEN NULL ELSE {cast} END"
+    """DuckDB would round 1.5 to 2 and 1e-1 to 0; 2.0 and 2. are whole. Most texts are what their number is written as."""
+    return f"CASE WHEN CAST({cast} AS VARCHAR) = {text} OR regexp_full_match(trim({text}), '[+-]?[0-9]+([.]0*)?') THEN {cast} END"
 
 
 def _moment(name: str) -> str:

@@ -104,7 +104,17 @@ class _Plan:
 
     kept: list[SourceRecord]
     new: list[Input]
-    has_other_rows: bool
+    has_lost: bool
+
+    @property
+    def has_other_rows(self) -> bool:
+        """Whether the next snapshot holds other rows than the last."""
+        return bool(self.new) or self.has_lost
+
+    @property
+    def num_settled(self) -> int:
+        """Inputs whose replaced rows are known; none where one is gone, so that what it replaced may come back."""
+        return 0 if self.has_lost else len(self.kept)
 
 
 def _plan(job: Job, home: DatasetLayout, parent: SnapshotRecord | None) -> _Plan:
@@ -118,7 +128,7 @@ def _plan(job: Job, home: DatasetLayout, parent: SnapshotRecord | None) -> _Plan
     kept = [kept for record in known.values() if (kept := _keep(job, record, same, renamed, vanished)) is not None]
     taken = {record.name for record in kept}
     new = [found for name, found in listed.items() if name not in taken]
-    return _Plan(kept, new, has_other_rows=bool(new) or len(kept) < len(known))
+    return _Plan(kept, new, has_lost=len(kept) < len(known))
 
 
 def _tell_forgotten(home: DatasetLayout, parent: SnapshotRecord | None) -> None:
@@ -347,7 +357,7 @@ def _check_rejected(job: Job, read: _Read, rejects: Rejects, path: Path) -> None
 def _merge(job: Job, home: DatasetLayout, plan: _Plan, read: _Read) -> tuple[SourceRecord, ...]:
     """All inputs of the next snapshot, oldest first; of rows with one key the newest is kept."""
     sources = (*plan.kept, *(read.records[found.name] for found in plan.new))
-    return keep_newest(home, sources) if job.data.key and plan.has_other_rows else sources
+    return keep_newest(home, sources, num_settled=plan.num_settled) if job.data.key and plan.has_other_rows else sources
 
 
 def _check_rows(job: Job, sources: tuple[SourceRecord, ...]) -> None:

@@ -11,35 +11,68 @@ import numpy as np
 
 from refit.layout import DatasetLayout
 from refit.records import ShardRecord, SourceRecord
-from refit.shards import read_hashes, write_drops
+from refit.shards import read_drops, read_hashes, write_drops
 
 _RANGE_ROWS = 1 << 23
 
 
-def keep_newest(home: DatasetLayout, sources: Sequence[SourceRecord]) -> tuple[SourceRecord, ...]:
+def keep_newest(home: DatasetLayout, sources: Sequence[SourceRecord], *, num_settled: int = 0) -> tuple[SourceRecord, ...]:
     """Find for every key the newest row, and mark all others as duplicate (same input) or superseded (a newer input).
 
     Args:
         home: where the shards lie.
-        sources: oldest first; what was dropped before is looked at anew, since an input may have changed or gone.
+        sources: oldest first.
+        num_settled: so many of the oldest are as this function left them, all together; 0 where an input has changed or gone, so that
+            rows may come back. Where few rows are new, the settled ones are compared with them alone.
 
     Returns:
         The same sources with their counts and the dropped positions of their shards.
     """
+    num_new = sum(shard.num_rows for source in sources[num_settled:] for shard in source.shards)
+    num_old = sum(shard.num_rows for source in sources[:num_settled] for shard in source.shards)
+    if num_new > min(_RANGE_ROWS, num_old):
+        return _compare_all(home, sources)
+    fresh = _compare_all(home, sources[num_settled:])
+    hashes = _Lookup(np.sort(np.concatenate([np.empty(0, np.uint64), *read_hashes(home, [s for source in fresh for s in source.shards])])))
+    return (*(_supersede(home, source, hashes) for source in sources[:num_settled]), *fresh)
+
+
+class _Lookup:
+    """A set of hashes in which most others are known not to be by their first bits."""
+
+    def __init__(self, ordered: np.ndarray) -> None:
+        self._ordered = ordered
+        self._shift = np.uint64(64 - min(24, max(16, len(ordered).bit_length() + 3)))
+        self._first_bits = np.zeros(1 << int(np.uint64(64) - self._shift), dtype=bool)
+        self._first_bits[ordered >> self._shift] = True
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Positions of those hashes that are in the set, ascending."""
+        maybe = np.flatnonzero(self._first_bits[hashes >> self._shift])
+        at = np.minimum(np.searchsorted(self._ordered, hashes[maybe]), len(self._ordered) - 1)
+        return np.asarray(maybe[self._ordered[at] == hashes[maybe]] if len(self._ordered) else maybe[:0])
+
+
+def _supersede(home: DatasetLayout, source: SourceRecord, newer: _Lookup) -> SourceRecord:
+    """Drop the rows of an input whose keys are among newer ones."""
+    shards = [
+        _mark(home, shard, np.union1d(read_drops(home, shard), newer.find(hashes)))
+        for shard, hashes in zip(source.shards, read_hashes(home, source.shards), strict=True)
+    ]
+    return _count(source, [(shard, 0) for shard in shards], num_duplicate=source.num_duplicate)
+
+
+def _compare_all(home: DatasetLayout, sources: Sequence[SourceRecord]) -> tuple[SourceRecord, ...]:
     owners = [(i, shard) for i, source in enumerate(sources) for shard in source.shards]
     shards = [shard for _, shard in owners]
     starts = np.concatenate([[0], np.cumsum([shard.num_rows for shard in shards], dtype=np.int64)])
     owner = np.array([i for i, _ in owners], dtype=np.int64)
-    dropped, winners = _find_replaced(home, shards, starts)
+    dropped, is_own = _find_replaced(home, shards, starts, owner)
     cuts = np.searchsorted(dropped, starts)
-    by_own = _owner_of(dropped, starts, owner) == _owner_of(winners, starts, owner)
     marked = [_mark(home, shard, dropped[cuts[k] : cuts[k + 1]] - starts[k]) for k, shard in enumerate(shards)]
-    own = [int(by_own[cuts[k] : cuts[k + 1]].sum()) for k in range(len(shards))]
-    return tuple(_count(source, [(marked[k], own[k]) for k in np.flatnonzero(owner == i)]) for i, source in enumerate(sources))
-
-
-def _owner_of(rows: np.ndarray, starts: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    return owner[np.searchsorted(starts, rows, side="right") - 1] if len(rows) else np.empty(0, dtype=np.int64)
+    own = [int(is_own[cuts[k] : cuts[k + 1]].sum()) for k in range(len(shards))]
+    both, firsts = list(zip(marked, own, strict=True)), np.searchsorted(owner, np.arange(len(sources) + 1))
+    return tuple(_count(source, both[firsts[i] : firsts[i + 1]]) for i, source in enumerate(sources))
 
 
 def _mark(home: DatasetLayout, shard: ShardRecord, positions: np.ndarray) -> ShardRecord:
@@ -47,21 +80,23 @@ def _mark(home: DatasetLayout, shard: ShardRecord, positions: np.ndarray) -> Sha
     return shard.model_copy(update={"dropped": name, "num_dropped": len(positions)})
 
 
-def _count(source: SourceRecord, marked: list[tuple[ShardRecord, int]]) -> SourceRecord:
-    shards, num_duplicate = tuple(shard for shard, _ in marked), sum(own for _, own in marked)
+def _count(source: SourceRecord, marked: list[tuple[ShardRecord, int]], *, num_duplicate: int = 0) -> SourceRecord:
+    shards, num_duplicate = tuple(shard for shard, _ in marked), num_duplicate + sum(own for _, own in marked)
     num_dropped = sum(shard.num_dropped for shard in shards)
     kept = sum(shard.num_live for shard in shards)
     counts = {"num_duplicate": num_duplicate, "num_superseded": num_dropped - num_duplicate, "num_kept": kept}
     return source.model_copy(update={"shards": shards, **counts})
 
 
-def _find_replaced(home: DatasetLayout, shards: Sequence[ShardRecord], starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that a newer one replaces, and for each the row that does: int64, numbered over all shards."""
+def _find_replaced(
+    home: DatasetLayout, shards: Sequence[ShardRecord], starts: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that a newer one replaces: int64, numbered over all shards; and of each whether one of its own input does."""
     num_ranges = max(1, -(-int(starts[-1]) // _RANGE_ROWS))
-    found = [_replaced_in(hashes, rows) for hashes, rows in _ranges(home, shards, starts, num_ranges)]
-    dropped, winners = (np.concatenate([pair[k] for pair in found]) if found else np.empty(0, dtype=np.int64) for k in (0, 1))
+    found = [_replaced_in(hashes, rows, starts, owner) for hashes, rows in _ranges(home, shards, starts, num_ranges)]
+    dropped, is_own = (np.concatenate([pair[k] for pair in found]) for k in (0, 1))
     order = np.argsort(dropped)
-    return dropped[order], winners[order]
+    return dropped[order], is_own[order]
 
 
 def _ranges(
@@ -78,15 +113,17 @@ def _ranges(
         yield np.concatenate(hashes), np.concatenate(rows)
 
 
-def _replaced_in(hashes: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _replaced_in(hashes: np.ndarray, rows: np.ndarray, starts: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = np.sort(hashes)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(repeated):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return np.empty(0, np.int64), np.empty(0, bool)
     at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
     several = np.flatnonzero(repeated[at] == hashes)
-    newest = np.full(len(repeated), -1, dtype=np.int64)
-    np.maximum.at(newest, at[several], rows[several])
-    winner = newest[at[several]]
-    is_replaced = winner != rows[several]
-    return rows[several][is_replaced], winner[is_replaced]
+    key, row = at[several], rows[several]
+    source = owner[np.searchsorted(starts, row, side="right") - 1]
+    order = np.lexsort((row, key))
+    key, row, source = key[order], row[order], source[order]
+    has_newer = np.append(key[1:] == key[:-1], False)  # rows of one key stand together, the newest last
+    has_own = np.append((key[1:] == key[:-1]) & (source[1:] == source[:-1]), False)
+    return row[has_newer], has_own[has_newer]

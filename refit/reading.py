@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import duckdb
@@ -53,20 +53,15 @@ def read_input(step: Step, found: Input, opened: Text | Batches, rejects: Reject
     misfits = rejects.misfits(found.name)
     writer = ShardWriter(step.home, arrow_schema(step.stored))
     try:
-        with ThreadPoolExecutor(1) as pool:  # DuckDB goes on while Parquet is encoded
-            written: Future[None] | None = None
-            for kept in rows.read(misfits):
-                if written is not None:
-                    written.result()
-                written = pool.submit(writer.write, kept)
-                step.tell(rows.num_read, len(misfits))
-            if written is not None:
-                written.result()
+        for kept in rows.read(misfits):
+            writer.write(kept)
+            step.tell(rows.num_read, len(misfits))
         _check_types(step.job, step.columns, found, misfits, rows.num_read)
         num_rejected = rejects.write(found.name, rows.faults) + misfits.finish(opened.locate if isinstance(opened, Text) else None)
         shards = writer.finish()
     finally:
         writer.close()
+        misfits.close()
     num_read = rows.num_read + num_rejected - len(misfits)
     return SourceRecord(
         name=found.name,

@@ -5,6 +5,7 @@ memory is their numbers, 8 bytes each: a file of nothing but bad rows costs no m
 """
 
 import array
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,7 @@ class Misfits:
         if self._writer is None:
             return 0
         self._writer.close()
+        self._writer = None
         places: Iterator[Place | None] = locate(self._rows) if locate else itertools.repeat(None)
         rows = iter(self._rows)
         with pq.ParquetFile(self._path) as file:
@@ -113,6 +115,14 @@ class Misfits:
                 self._rejects.write_rows([self._told(next(rows), next(places), column, value) for column, value in noted])
         self._path.unlink()
         return len(self._rows)
+
+    def close(self) -> None:
+        """Give up what was noted, unless it was written."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
+                self._writer.close()
+            self._writer = None
+            self._path.unlink(missing_ok=True)
 
     def _told(self, row: int, place: Place | None, column: str, value: str | None) -> Row:
         reason = "a part of the key is missing" if value is None else "does not fit the column's type"

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -22,7 +23,6 @@ from refit.sources.inputs import listing, literal
 
 ROW_GROUP_ROWS = 16_384
 SHARD_ROWS = 1 << 20
-_COMPRESSION = "lz4"
 _REPEATING = 0.5
 _TEMPORARY = ".shard."
 
@@ -78,7 +78,7 @@ class ShardWriter:
             handle, path = tempfile.mkstemp(dir=self._home.shards_dir, prefix=_TEMPORARY)
             os.close(handle)
             self._path = Path(path)
-            self._writer = pq.ParquetWriter(path, self._schema, compression=_COMPRESSION, use_dictionary=_repeating(rows))
+            self._writer = pq.ParquetWriter(path, self._schema, use_dictionary=_repeating(rows), **_encoding(self._schema))
         return self._writer
 
     def _end_shard(self) -> None:
@@ -92,6 +92,14 @@ class ShardWriter:
         self._done.append(ShardRecord(digest=content, num_rows=self._rows, num_bytes=self._path.stat().st_size))
         self._path.rename(self._home.shard(content))
         self._writer, self._path, self._rows = None, None, 0
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Floats and hashes do not get smaller; statistics of floats and texts cost more than they are good for."""
+    dense = [field.name for field in schema if pa.types.is_floating(field.type) or field.name == KEY_HASH]
+    compression = {field.name: "none" if field.name in dense else "lz4" for field in schema}
+    told = [field.name for field in schema if field.name not in dense and not pa.types.is_string(field.type)]
+    return {"compression": compression, "write_statistics": told}
 
 
 def _repeating(rows: pa.Table) -> list[str]:

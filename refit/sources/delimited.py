@@ -435,18 +435,18 @@ class _BlankWatch:
 
     def cut(self, text: bytes, *, is_last: bool) -> Cut:
         cut = self.grammar.cut(text, is_last=is_last)
-        self.look(text[: cut.size] if cut.size < len(text) else text)
+        self.look(text, cut.size)
         return cut
 
-    def look(self, text: bytes) -> str:
-        """Note the blanks of some whole rows; return all that were found so far."""
-        self.found += "".join(blank for blank in _blanks(self.grammar.delimiter.decode()) if self._is_new(text, blank))
+    def look(self, text: bytes | bytearray, size: int) -> str:
+        """Note the blanks of some whole rows, the first bytes of a text; return all that were found so far."""
+        self.found += "".join(blank for blank in _blanks(self.grammar.delimiter.decode()) if self._is_new(text, size, blank))
         return self.found
 
-    def _is_new(self, text: bytes, blank: str) -> bool:
-        if blank in self.found or blank.encode() not in text:
+    def _is_new(self, text: bytes | bytearray, size: int, blank: str) -> bool:
+        if blank in self.found or text.find(blank.encode(), 0, size) < 0:
             return False
-        array = np.frombuffer(text, dtype=np.uint8)
+        array = np.frombuffer(text, dtype=np.uint8, count=size)
         blanks = np.flatnonzero(array == ord(blank))
         is_end = np.zeros(256, dtype=bool)
         is_end[list(self.grammar.delimiter + self.grammar.quote + b"\r\n \t")] = True

@@ -467,13 +467,13 @@ class QuickLook:
         plain: the text.
         cutter: says what a row is, should one be asked for.
         start: where rows begin.
-        watch: told every piece, returns what it knows by then; what it knew of the beginning must hold to the end.
+        watch: told the first bytes of every piece, returns what it knows by then; what it knew of the beginning must hold to the end.
     """
 
     plain: Plain
     cutter: Cutter
     start: Start
-    watch: Callable[[bytes], str]
+    watch: Callable[[bytes | bytearray, int], str]
     survey: Survey = field(default_factory=lambda: Survey(longest=MAX_QUICK_LINE))
 
     def __post_init__(self) -> None:
@@ -489,8 +489,8 @@ class QuickLook:
             return None
         with self.plain.open(start=self.start.num_bytes) as stream:
             head = stream.read(BLOCK_BYTES)
-        self._known = self.watch(head[: head.rfind(b"\n") + 1])
-        if self._is_odd(head):
+        self._known = self.watch(head, head.rfind(b"\n") + 1)
+        if self._is_odd(head, 0, len(head)):
             return None
         return Rows(self.plain.path.absolute(), self.start.num_skipped, _ENDS_LF, self.survey, self._locate)
 
@@ -505,26 +505,27 @@ class QuickLook:
         return self.survey.num_rows if self._is_sound else None
 
     def _count(self) -> bool:
-        survey, rest = Survey(num_lines=self.start.num_lines, longest=MAX_QUICK_LINE), b""
-        with self.plain.open(start=self.start.num_bytes) as stream:
-            while block := stream.read(BLOCK_BYTES):
-                text = rest + block
-                size = text.rfind(b"\n") + 1
-                rest = text[size:]
-                if self._is_odd(block) or len(rest) > MAX_QUICK_LINE or self.watch(text[:size]) != self._known:
+        survey, buffer, left = Survey(num_lines=self.start.num_lines), bytearray(MAX_QUICK_LINE + BLOCK_BYTES), 0
+        with cast("io.BufferedReader", self.plain.open(start=self.start.num_bytes)) as stream:
+            while num_bytes := stream.readinto(memoryview(buffer)[left : left + BLOCK_BYTES]):
+                end = left + num_bytes
+                size = buffer.rfind(b"\n", 0, end) + 1
+                if self._is_odd(buffer, left, end) or end - size > MAX_QUICK_LINE or self.watch(buffer, size) != self._known:
                     return True
-                num_lines = text.count(b"\n")
+                num_lines = buffer.count(b"\n", 0, size)
                 survey.marks.append(Mark(size, num_lines, num_lines, is_even=True))
                 survey.num_rows += num_lines
-        if rest:
-            survey.marks.append(Mark(len(rest), 1, 0, is_even=False))
+                left = end - size
+                buffer[:left] = buffer[size:end]
+        if left:
+            survey.marks.append(Mark(left, 1, 0, is_even=False))
             survey.num_rows += 1
-        self.survey.marks, self.survey.num_rows = survey.marks, survey.num_rows
-        self._is_sound = not rest or self.watch(rest) == self._known
+        self.survey.marks, self.survey.num_rows, self.survey.num_lines = survey.marks, survey.num_rows, survey.num_lines
+        self._is_sound = not left or self.watch(buffer, left) == self._known
         return True
 
-    def _is_odd(self, block: bytes) -> bool:
-        return b"\r" in block or b"\0" in block
+    def _is_odd(self, buffer: bytes | bytearray, start: int, end: int) -> bool:
+        return buffer.find(b"\r", start, end) >= 0 or buffer.find(b"\0", start, end) >= 0
 
     def _locate(self, rows: Sequence[int]) -> Iterator[Place]:
         self.count()

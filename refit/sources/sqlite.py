@@ -48,7 +48,8 @@ def open_sqlite(source: SqlSource, path: Path) -> Iterator["Sqlite"]:
             remedy="Paths are relative to the working directory; a server is postgresql://host/name.",
         )
     with _telling_faults(source):
-        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+        # DuckDB asks for the rows in threads of its own, one at a time
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, check_same_thread=False, isolation_level=None)
     connection.text_factory = bytes
     with contextlib.closing(connection):
         connection.execute("BEGIN")

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -150,6 +151,16 @@ def test_sql_that_reads_another_file_is_refused(tmp_path, expression) -> None:
     }
     with pytest.raises(RequestError):
         ingest(parse_job(job), Layout(tmp_path / "home"))
+
+
+def test_values_that_do_not_fit_are_listed_once_though_the_file_had_to_be_read_twice(tmp_path) -> None:
+    path = tmp_path / "a.csv"  # the ragged row at the end is found when the first values have been noted already
+    path.write_text("x,y\n" + "".join(f"{'bad' if i % 50 == 0 else i},{i % 2}\n" for i in range(200_000)) + "1,2,3\n4,5\n")
+    assert bring_in(path, tmp_path / "home", columns={"x": "int64"}) == (200_002, 196_001, 4_001)
+    (rejects,) = (tmp_path / "home").rglob("rejects/*.parquet")
+    table = pq.read_table(rejects)
+    assert sorted(table["line"].to_pylist()) == sorted([i + 2 for i in range(0, 200_000, 50)] + [200_002])
+    assert table.filter(pc.equal(table["line"], 102))["text"].to_pylist() == ["bad,0"]
 
 
 def test_a_file_of_nothing_but_bad_rows_is_told_and_listed(tmp_path) -> None:

@@ -57,6 +57,27 @@ def test_the_newest_row_of_a_key_is_the_last_of_the_newest_input(tmp_path_factor
         assert source.num_read == source.num_kept + source.num_duplicate + source.num_superseded == len(rows)
 
 
+@given(old=st.lists(ROWS, min_size=1, max_size=4), new=st.lists(ROWS, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_what_is_added_to_settled_inputs_comes_to_the_same_as_all_at_once(tmp_path_factory, old, new) -> None:
+    home = Layout(tmp_path_factory.mktemp("home")).dataset("d")
+    home.shards_dir.mkdir(parents=True)
+    fresh = [store(home, f"new {i}", rows) for i, rows in enumerate(new)]
+    known = [store(home, str(i), rows) for i, rows in enumerate(old)]
+    settled = keep_newest(home, known)
+    assert keep_newest(home, [*settled, *fresh], num_settled=len(settled)) == keep_newest(home, [*known, *fresh])
+
+
+def test_a_few_new_rows_are_found_among_many(home) -> None:
+    rng = np.random.default_rng(1)
+    many = rng.integers(0, 2**64, 200_000, dtype=np.uint64)
+    (old,) = keep_newest(home, [store(home, "many", many.tolist())])
+    old, new = keep_newest(home, [old, store(home, "few", [*many[[7, 70_000, 199_999]].tolist(), 5])], num_settled=1)
+    assert (old.num_superseded, new.num_kept) == (3, 4)
+    dropped = np.concatenate([np.flatnonzero(~live_mask(home, shard)) for shard in old.shards])
+    assert dropped.tolist() == [7, 70_000, 199_999]
+
+
 def test_a_row_replaced_within_its_input_is_a_duplicate_and_one_replaced_by_another_is_superseded(home) -> None:
     old, new = keep_newest(home, [store(home, "old", [1, 1, 2, 3]), store(home, "new", [2, 2])])
     assert (old.num_kept, old.num_duplicate, old.num_superseded) == (2, 1, 1)
