@@ -5,6 +5,7 @@ no other files, no network, none of Python's variables.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -26,6 +27,8 @@ _AHEAD = "64MB"  # what DuckDB may read ahead of who takes the rows: five batche
 _PROBE_ROWS = 3
 _FAILING_EXPRESSIONS = ("Conversion Error", "Out of Range Error")  # refit's own casts raise neither; Arrow's stream keeps the text alone
 _TEXT = pa.string()
+_BLANKS = "' \t'"
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--.*")
 _STUMBLE_OVER_BLANKS = ("boolean", "timestamp")  # DuckDB's casts of the others pass over blanks
 
 
@@ -115,7 +118,8 @@ class _Cast:
         if given == stored:
             text = name if raw is None else _without_blanks(name, raw)
             return cls(column, name, mark, text, name, is_number=is_number, can_fail=is_number, is_key=is_key)
-        cast, value = text_cast(name, column_type(stored), given), name if raw is None else raw.clean(name)
+        value = name if raw is None else raw.clean(name)
+        cast = text_cast(value if raw is not None and raw.has_null_words else name, column_type(stored), given)
         if raw is not None and column_type(stored) in _STUMBLE_OVER_BLANKS:
             cast = f"coalesce({cast}, {text_cast(value, column_type(stored), given)})"
         return cls(column, name, mark, cast, value, is_number=is_number, can_fail=True, is_key=is_key)
@@ -160,8 +164,10 @@ def text_cast(name: str, kind: ColumnType, given: pa.DataType = _TEXT) -> str:
     cast = f"TRY_CAST({name} AS {SQL_TYPES[kind]})"
     if kind.startswith("int") and not pa.types.is_integer(given):
         return _whole(f"CAST({name} AS VARCHAR)" if given != pa.string() else name, cast)
-    if kind == "date" and given == pa.string():  # DuckDB would drop the time of 2024-01-02 10:00
-        return f"CASE WHEN strlen(trim({name})) <= 10 THEN {cast} END"
+    if kind == "boolean" and pa.types.is_integer(given):  # DuckDB takes every number but 0 for true
+        return f"CASE WHEN {name} IN (0, 1) THEN {cast} END"
+    if kind == "date":
+        return _day(name, cast, given)
     if kind == "timestamp" and given == pa.string():
         return _moment(name)
     return cast
@@ -169,14 +175,22 @@ def text_cast(name: str, kind: ColumnType, given: pa.DataType = _TEXT) -> str:
 
 def _whole(text: str, cast: str) -> str:
     """DuckDB would round 1.5 to 2 and 1e-1 to 0; 2.0 and 2. are whole. Most texts are what their number is written as."""
-    return f"CASE WHEN CAST({cast} AS VARCHAR) = {text} OR regexp_full_match(trim({text}), '[+-]?[0-9]+([.]0*)?') THEN {cast} END"
+    is_whole = f"regexp_full_match(trim({text}, {_BLANKS}), '[+-]?[0-9]+([.]0*)?')"
+    return f"CASE WHEN CAST({cast} AS VARCHAR) = {text} OR {is_whole} THEN {cast} END"
+
+
+def _day(name: str, cast: str, given: pa.DataType) -> str:
+    """DuckDB would drop the time of 2024-01-02 10:00."""
+    if given == pa.string():
+        return f"CASE WHEN strlen(trim({name}, {_BLANKS})) <= 10 THEN {cast} END"
+    return f"CASE WHEN CAST({cast} AS TIMESTAMP) = {name} THEN {cast} END" if pa.types.is_timestamp(given) else cast
 
 
 def _moment(name: str) -> str:
     """DuckDB would drop the offset of 10:00+02:00; its cast that keeps it is four times as dear, so only where one can be."""
-    plain = f"strlen({name}) = 10 OR (strlen({name}) = 19 AND {name}[17] = ':')"
+    plain = f"strlen({name}) = 10 OR (strlen({name}) = 19 AND {name}[14] = ':' AND {name}[17] = ':')"
     both = f"CASE WHEN {plain} THEN TRY_CAST({name} AS TIMESTAMP) ELSE CAST(TRY_CAST({name} AS TIMESTAMPTZ) AS TIMESTAMP) END"
-    return f"CASE WHEN {name} NOT IN ('infinity', '-infinity') THEN {both} END"
+    return f"CASE WHEN isfinite({both}) THEN {both} END"
 
 
 # ---- what a row is told by
@@ -198,6 +212,8 @@ def hashed_columns(job: Job, columns: tuple[Column, ...]) -> dict[str, str]:
         raise JobError(
             f"the key names {', '.join(missing)}, which is no column of the source.", where="data.key", received=", ".join(sorted(known))
         )
+    if not names:
+        raise JobError("there is nothing but the target.", where="data", received=", ".join(known), remedy="Add columns to learn from.")
     return {name: f"_hash_{i}" if job.data.select else name for i, name in enumerate(names)}
 
 
@@ -223,6 +239,7 @@ def stored_columns(job: Job, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     _check_derived(job, columns)
     received = pa.schema([field_of(column) for column in columns])
     with sealed_connection() as connection:
+        _check_repeatable(job, connection)
         connection.register("_source", _empty_rows(columns))
         try:
             evaluated = connection.sql(evaluation_sql(job, columns, received)).to_arrow_table()
@@ -235,6 +252,26 @@ def stored_columns(job: Job, columns: tuple[Column, ...]) -> tuple[Column, ...]:
             remedy="An expression gives one value for each row: no unnest, no aggregate.",
         )
     return _columns_of(job, columns, evaluated.schema)
+
+
+def _check_repeatable(job: Job, connection: duckdb.DuckDBPyConnection) -> None:
+    """An expression gives a row the same value whenever it is read, with whatever other rows.
+
+    Raises:
+        JobError: it does not.
+    """
+    found = connection.sql("SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability NOT IN ('CONSISTENT')").fetchall()
+    moody = "|".join(re.escape(name) for (name,) in found if name.isidentifier())
+    pattern = re.compile(rf"\b(?:(?:{moody})\s*\(|over\s*\(|current_(?:date|time|timestamp)\b)", re.IGNORECASE)
+    for where, expression, _ in _expressions(job):
+        match = pattern.search(_QUOTED.sub("", expression))
+        if match:
+            raise JobError(
+                f"{match[0].rstrip('( ')!r} gives a row another value at another time, or with other rows.",
+                where=f"data.{where}",
+                received=expression,
+                remedy="Use columns of the row alone.",
+            )
 
 
 def _check_derived(job: Job, columns: tuple[Column, ...]) -> None:
@@ -291,7 +328,7 @@ def explain(job: Job, columns: tuple[Column, ...], error: Exception) -> JobError
             f"an expression fails on a row: {first_line(error)}",
             where="data.derive, data.where or data.select",
             received=expressions,
-            remedy="Make it hold for every row, with TRY_CAST or a condition, or filter such rows.",
+            remedy="Make it hold for every row, with TRY_CAST or CASE; data.where is applied after data.derive.",
         )
     return None
 

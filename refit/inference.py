@@ -23,6 +23,8 @@ _NEARLY = 0.9
 _WORDS = "lower({0}) IN ('true', 'false')"  # DuckDB takes 0, 1, t, y, no for truth values too
 _NO_CODE = "NOT regexp_matches({0}, '^\\s*[+-]?0[0-9]')"  # 02134 is a code: as a number it would lose its zero
 
+_NO_LOSS = "NOT contains({0}, '_') AND NOT regexp_full_match(trim({0}), '[+-]?[0-9]{{16,}}')"  # a float would keep 15 digits of them
+
 
 @dataclass
 class Guess:
@@ -117,7 +119,9 @@ def _fits(name: str, kind: ColumnType) -> str:
     cast = f"{text_cast(name, kind)} IS NOT NULL"
     if kind == "int64":  # 130.0 is whole, but others in its column may not be
         return f"{cast} AND NOT contains({name}, '.') AND {_NO_CODE.format(name)}"
-    return f"{cast} AND {_NO_CODE.format(name)}" if kind == "float64" else cast
+    if kind == "float64":
+        return f"{cast} AND {_NO_CODE.format(name)} AND {_NO_LOSS.format(name)}"
+    return cast
 
 
 def guessed_columns(guesses: Mapping[str, Guess]) -> tuple[Column, ...]:

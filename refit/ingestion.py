@@ -4,8 +4,9 @@ What was read once is not read again. A row that does not fit goes to the reject
 refused by name, and neither stops the others. Killed at any instant, the snapshot before stays what it was.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
@@ -16,12 +17,12 @@ import filelock
 from refit import hashing, inference
 from refit.casting import sealed_connection, stored_columns
 from refit.config import Job, digest
-from refit.errors import DataError, RefusedError, SchemaMismatchError, SourceError
+from refit.errors import CorruptRecordError, DataError, RefusedError, SchemaMismatchError, SourceError
 from refit.keys import keep_newest
 from refit.layout import DatasetLayout, Layout
 from refit.progress import IngestProgress, OnIngestProgress
 from refit.reading import Step, check_names, read_input
-from refit.records import Column, SnapshotRecord, SourceRecord, write_atomically
+from refit.records import Column, SnapshotRecord, SourceRecord, sync_folder, write_atomically
 from refit.rejects import Rejects
 from refit.schema import ARROW_TYPES
 from refit.shards import remove_leftovers
@@ -51,14 +52,30 @@ def ingest(job: Job, layout: Layout, *, on_progress: OnIngestProgress | None = N
     home = layout.dataset(job.dataset)
     for folder in (home.shards_dir, home.snapshots_dir, home.rejects_dir, home.drops_dir, home.spool_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home.lock):
+    with _waiting(home):
         remove_leftovers(home)
         parent = usable_parent(job, home)
         _tell_forgotten(home, parent)
         plan = _plan(job, home, parent)
         _tell_vanished(job, plan)
+        _check_refused(job, plan)
         columns, read = _read_new(job, home, parent, plan.new, on_progress or (lambda _: None))
         return _commit(job, home, parent, columns, _merge(job, home, plan, read))
+
+
+@contextlib.contextmanager
+def _waiting(home: DatasetLayout) -> Iterator[None]:
+    """Be the only one that writes, if need be after another ingest."""
+    lock = filelock.FileLock(home.lock)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.info("ingest: waiting for another ingest of the data set")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def list_current(job: Job, layout: Layout) -> list[tuple[str, str]]:
@@ -76,9 +93,17 @@ def list_current(job: Job, layout: Layout) -> list[tuple[str, str]]:
 def read_head(home: DatasetLayout) -> SnapshotRecord | None:
     """The newest snapshot of a data set, or None."""
     try:
-        return SnapshotRecord.read(home.snapshot(home.head.read_text().strip()))
+        newest = home.head.read_text().strip()
     except FileNotFoundError:
         return None
+    try:
+        return SnapshotRecord.read(home.snapshot(newest))
+    except FileNotFoundError as error:
+        raise CorruptRecordError(
+            "the newest snapshot has no record.",
+            where=str(home.snapshot(newest)),
+            remedy=f"refit data verify tells all that is wrong; remove the folder {home.root} to ingest again.",
+        ) from error
 
 
 def reading_digest(job: Job) -> str:
@@ -123,12 +148,12 @@ def _plan(job: Job, home: DatasetLayout, parent: SnapshotRecord | None) -> _Plan
     listed = {found.name: found for found in list_inputs(job.data, known, seen)}
     seen.save(home.seen)
     same = {name for name, found in listed.items() if name in known and known[name].digest == found.digest}
-    gone = [record for record in known.values() if record.name not in listed and _is_still_named(job, record)]
-    renamed, vanished = _match_renamed(gone, [found for name, found in listed.items() if name not in known])
-    kept = [kept for record in known.values() if (kept := _keep(job, record, same, renamed, vanished)) is not None]
-    taken = {record.name for record in kept}
-    new = [found for name, found in listed.items() if name not in taken]
-    return _Plan(kept, new, has_lost=len(kept) < len(known))
+    gone = [record for record in known.values() if record.name not in same and _is_still_named(job, record)]
+    renamed = _match_renamed(gone, [found for name, found in listed.items() if name not in same])
+    taken = {name: listed[name] for name in (*same, *renamed.values())}
+    kept = [kept for record in known.values() if (kept := _keep(job, record, taken, renamed, listed)) is not None]
+    held = {record.name for record in kept}
+    return _Plan(kept, [found for name, found in listed.items() if name not in held], has_lost=len(kept) < len(known))
 
 
 def _tell_forgotten(home: DatasetLayout, parent: SnapshotRecord | None) -> None:
@@ -145,26 +170,33 @@ def _tell_vanished(job: Job, plan: _Plan) -> None:
         )
 
 
+def _check_refused(job: Job, plan: _Plan) -> None:
+    refused = [record.refused for record in plan.kept if record.refused]
+    if refused and job.data.refused == "fail":
+        raise RefusedError(refused[0])
+
+
 def _is_still_named(job: Job, record: SourceRecord) -> bool:
     """Whether the job has the source that listed the input; otherwise the input went with it."""
     return any(identity(source) == record.listed_by for source in job.data.sources)
 
 
-def _match_renamed(gone: list[SourceRecord], new: list[Input]) -> tuple[dict[str, str], set[str]]:
-    """New names of inputs that are gone by name and there by content; and names of those that are nowhere."""
+def _match_renamed(gone: list[SourceRecord], new: list[Input]) -> dict[str, str]:
+    """New names of inputs that are not there by name and content, but are by content."""
     by_digest: dict[str, list[str]] = {}
     for found in new:
         by_digest.setdefault(found.digest, []).append(found.name)
-    renamed = {record.name: by_digest[record.digest].pop(0) for record in gone if by_digest.get(record.digest)}
-    return renamed, {record.name for record in gone} - set(renamed)
+    return {record.name: by_digest[record.digest].pop(0) for record in gone if by_digest.get(record.digest)}
 
 
-def _keep(job: Job, record: SourceRecord, same: set[str], renamed: dict[str, str], vanished: set[str]) -> SourceRecord | None:
-    if record.name in same:
-        return record.model_copy(update={"is_vanished": False})
-    if record.name in renamed:
-        return record.model_copy(update={"name": renamed[record.name], "is_vanished": False})
-    if record.name in vanished and job.data.vanished == "keep":
+def _keep(
+    job: Job, record: SourceRecord, taken: dict[str, Input], renamed: dict[str, str], listed: dict[str, Input]
+) -> SourceRecord | None:
+    """What the next snapshot holds of an input of the last: the same under its present name, or as it was if it has vanished."""
+    name = renamed.get(record.name, record.name)
+    if name in taken and taken[name].digest == record.digest:
+        return record.model_copy(update={"name": name, "is_vanished": False, "listed_by": identity(taken[name].source)})
+    if record.name not in listed and _is_still_named(job, record) and job.data.vanished == "keep":
         return record.model_copy(update={"is_vanished": True})
     return None
 
@@ -250,9 +282,10 @@ def _look_at(
 
 def _declared(job: Job, columns: tuple[Column, ...], new: list[Input]) -> tuple[Column, ...]:
     names = [column.name for column in columns]
-    lost = [name for name in job.data.columns if name not in names]
-    if lost and columns:
-        raise SourceError(f"no source has the column {', '.join(map(repr, lost))}.", where="data.columns", received=", ".join(names))
+    for where, wanted in (("data.columns", job.data.columns), ("data.optional", job.data.optional)):
+        lost = [name for name in wanted if name not in names]
+        if lost and columns:
+            raise SourceError(f"no source has the column {', '.join(map(repr, lost))}.", where=where, received=", ".join(names))
     reserved = [name for name in names if name.startswith("_")]
     if reserved:
         raise SchemaMismatchError(
@@ -370,7 +403,13 @@ def _check_rows(job: Job, sources: tuple[SourceRecord, ...]) -> None:
             "no input can be read.\n" + "\n".join(f"  - {text}" for text in refused[:5]) + more if len(refused) > 1 else refused[0]
         )
     where = ", ".join(source.name for source in sources[:3]) or job.dataset
-    raise DataError("no row is left.", where=where, remedy="See that the sources hold rows, and data.where.")
+    rejected, filtered = sum(source.num_rejected for source in sources), sum(source.num_filtered for source in sources)
+    raise DataError(
+        "no row is left.",
+        where=where,
+        received=f"{sum(source.num_read for source in sources):,} rows, {rejected:,} rejected, {filtered:,} filtered",
+        remedy="See what the sources hold, the file of rejects, and data.where.",
+    )
 
 
 def _commit(
@@ -390,7 +429,11 @@ def _commit(
     if parent is not None and parent.id == snapshot:
         return parent
     record = SnapshotRecord.model_validate({**content, "id": snapshot, "parent": parent.id if parent else None})
-    if not home.snapshot(snapshot).exists():  # data may come back to what they were
+    for folder in (home.shards_dir, home.rejects_dir, home.drops_dir):
+        sync_folder(folder)
+    if home.snapshot(snapshot).exists():  # data may come back to what they were
+        record = SnapshotRecord.read(home.snapshot(snapshot))
+    else:
         record.write(home.snapshot(snapshot))
     write_atomically(home.head, f"{snapshot}\n".encode())
     return record

@@ -2,7 +2,7 @@
 
 Counts, extremes, means and variances are exact, over all rows that count. Distributions are those of a random sample of
 ``SAMPLE_ROWS`` rows, whole rows, the same for all columns: what is computed from a sample has the sample's n. Every row
-draws a random number from a generator that is seeded with its shard's digest, and the rows with the smallest numbers are
+draws a random number from a generator that is seeded with the shard's first rows, and the rows with the smallest numbers are
 the sample, so that the samples of shards merge into the sample of their union, and the same shards always give the same.
 
 Source: bottom-k sampling, E. Cohen and H. Kaplan (2007), "Summarizing data using bottom-k sketches", doi:10.1145/1281100.1281133.
@@ -30,12 +30,13 @@ from refit.records import Column, Record, ShardRecord, write_atomically
 from refit.schema import KEY_HASH, column_of, tensor_to_numpy
 
 SAMPLE_ROWS = 20_000
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 MAX_TEXT = 100
 RANK = "_rank"
 
 _STATISTICS = b"statistics"
 _BATCH_ROWS = 65_536
+_SEED_ROWS = 1_024
 _BATCH_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
 _MERGED_AT_ONCE = 32
@@ -218,13 +219,18 @@ def profile_shard(shard: ShardRecord, home: DatasetLayout) -> Profile:
         return known
     try:
         dropped = np.load(home.drops(shard.dropped)) if shard.dropped else np.empty(0, dtype=np.uint32)
-        profile = _measure(home.shard(shard.digest), shard.digest, dropped)
+        profile = _measure(home.shard(shard.digest), dropped)
     except (OSError, ValueError) as error:
         raise CorruptRecordError(
             f"the shard's rows cannot be read: {error}", where=str(home.shard(shard.digest)), remedy="Restore the data set's folder."
         ) from error
     _write_profile(profile, path)
     return profile
+
+
+def keep_profile(profile: Profile, digest: str, home: DatasetLayout) -> None:
+    """Cache the statistics of a shard all of whose rows count, made while it was written."""
+    _write_profile(profile, home.profile(digest))
 
 
 def profile_path(shard: ShardRecord, home: DatasetLayout) -> Path:
@@ -264,33 +270,64 @@ def _read_profile(path: Path) -> Profile | None:
 # ---- the pass over one shard
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """Which rows are the sample: ascending positions in the shard, and the rank of each."""
+class ShardProfiler:
+    """Measures the rows of a shard in their order, while they are written or when they are read."""
 
-    positions: np.ndarray
-    ranks: np.ndarray
+    def __init__(self, columns: Sequence[Column]) -> None:
+        """Begin; ``columns`` are those of the shard but ``_key_hash``."""
+        self._profiles = {column.name: ColumnProfile(column=column) for column in columns}
+        self._numbers: np.random.PCG64 | None = None
+        self._highest = np.iinfo(np.uint64).max
+        self._sample: list[pa.Table] = []
+        self._num_sampled = 0
+        self._num_rows = 0
 
-    def within(self, start: int, stop: int) -> np.ndarray:
-        first, last = np.searchsorted(self.positions, (start, stop))
-        return np.asarray(self.positions[first:last] - start)
+    def add(self, rows: pa.Table, counts: np.ndarray | None = None) -> None:
+        """Measure the next rows.
+
+        Args:
+            rows: with ``_key_hash``; a column of bytes that is left out has a value in every row. The first ones are
+                ``_SEED_ROWS`` at least, unless there are no more.
+            counts: which of them count, bool ``[rows]``; by default all.
+        """
+        counts = np.ones(len(rows), dtype=bool) if counts is None else counts
+        self._numbers = self._numbers or np.random.PCG64(_seed(rows))
+        ranks = self._numbers.random_raw(len(rows))
+        picked = np.flatnonzero(counts & (ranks <= self._highest))
+        sampled: dict[str, pa.ChunkedArray] = {RANK: pa.chunked_array([pa.array(ranks[picked], pa.uint64())])}
+        for name, known in self._profiles.items():
+            if name in rows.column_names:
+                profile, values = _examine(known.column, rows[name], counts, picked)
+                if values is not None:
+                    sampled[name] = values
+            else:
+                profile = ColumnProfile(column=known.column, num_rows=int(counts.sum()))
+            self._profiles[name] = known.merge(profile)
+        self._num_rows += int(counts.sum())
+        self._keep(pa.table(sampled))
+
+    def _keep(self, sampled: pa.Table) -> None:
+        self._sample.append(sampled)
+        self._num_sampled += len(sampled)
+        if self._num_sampled > 2 * SAMPLE_ROWS:
+            lowest = self._lowest_sampled()
+            self._sample, self._num_sampled, self._highest = [lowest], len(lowest), lowest[RANK].to_numpy().max()
+
+    def _lowest_sampled(self) -> pa.Table:
+        table = pa.concat_tables(self._sample)
+        return table.take(_lowest(table[RANK].to_numpy()))
+
+    def finish(self) -> Profile:
+        """The statistics of all rows that count."""
+        if not self._sample:
+            return Profile(0, self._profiles, pa.table({RANK: pa.array([], pa.uint64())}))
+        sample = self._lowest_sampled()
+        return Profile(self._num_rows, self._profiles, sample.take(np.argsort(sample[RANK].to_numpy(), kind="stable")))
 
 
-def _draw_rows(digest: str, num_rows: int, dropped: np.ndarray) -> _Draw:
-    """Give each row its random number and keep the lowest; in blocks, so that memory does not grow with the rows."""
-    numbers = np.random.PCG64(int.from_bytes(hashlib.sha256(digest.encode()).digest()[:16], "big"))
-    ranks, positions, highest = np.empty(0, np.uint64), np.empty(0, np.int64), np.iinfo(np.uint64).max
-    for start in range(0, num_rows, _BATCH_ROWS):
-        stop = min(start + _BATCH_ROWS, num_rows)
-        drawn = numbers.random_raw(stop - start)
-        low = _counting(start, stop, dropped) & (drawn <= highest)
-        ranks = np.concatenate([ranks, drawn[low]])
-        positions = np.concatenate([positions, np.flatnonzero(low) + start])
-        if len(ranks) > 2 * SAMPLE_ROWS:
-            lowest = _lowest(ranks)
-            ranks, positions, highest = ranks[lowest], positions[lowest], ranks[lowest].max()
-    lowest = _lowest(ranks)
-    return _Draw(positions[lowest], ranks[lowest])
+def _seed(rows: pa.Table) -> int:
+    """Of the generator that gives each row of a shard its rank: made of what its first rows are."""
+    return int.from_bytes(hashlib.sha256(rows[KEY_HASH].slice(0, _SEED_ROWS).to_numpy().tobytes()).digest()[:16], "big")
 
 
 def _lowest(ranks: np.ndarray) -> np.ndarray:
@@ -306,24 +343,16 @@ def _counting(start: int, stop: int, dropped: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _measure(path: Path, digest: str, dropped: np.ndarray) -> Profile:
+def _measure(path: Path, dropped: np.ndarray) -> Profile:
     columns = [column_of(field) for field in pq.read_schema(path) if field.name != KEY_HASH]
     texts = [column.name for column in columns if values_of(column) == "text"]
+    profiler = ShardProfiler(columns)
     with pq.ParquetFile(path, read_dictionary=_repeating(path, texts), buffer_size=_READ_BYTES, pre_buffer=False) as file:
-        draw = _draw_rows(digest, file.metadata.num_rows, dropped)
-        num_live = file.metadata.num_rows - len(dropped)
         whole = _without_missing_bytes(file.metadata, columns)
-        profiles = {c.name: ColumnProfile(column=c, num_rows=num_live if c.name in whole else 0) for c in columns}
-        read = [column for column in columns if column.name not in whole]
-        samples: dict[str, list[pa.Array]] = {column.name: [] for column in read if values_of(column) != "bytes"}
-        for start, table in _read_rows(file, read) if read else ():
-            counts, picked = _counting(start, start + len(table), dropped), draw.within(start, start + len(table))
-            for column in read:
-                profile, sampled = _examine(column, table[column.name], counts, picked)
-                profiles[column.name] = profiles[column.name].merge(profile)
-                if sampled:
-                    samples[column.name] += sampled
-    return Profile(num_live, profiles, _assemble(draw, samples, set(texts)))
+        wanted = [KEY_HASH, *(column.name for column in columns if column.name not in whole)]
+        for start, table in _read_rows(file, wanted):
+            profiler.add(table, _counting(start, start + len(table), dropped))
+    return profiler.finish()
 
 
 def _repeating(path: Path, texts: list[str]) -> list[str]:
@@ -346,14 +375,14 @@ def _without_missing_bytes(metadata: Any, columns: list[Column]) -> set[str]:  #
     return names
 
 
-def _read_rows(file: pq.ParquetFile, columns: list[Column]) -> Iterator[tuple[int, pa.Table]]:
+def _read_rows(file: pq.ParquetFile, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
     """Consecutive rows with the position of the first: so few that wide rows do not fill the memory, over borders of row groups."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
     rows = int(min(max(_BATCH_BYTES / max(row_bytes, 1), 1), _BATCH_ROWS))
     start, stop = 0, 0
     waiting: list[pa.RecordBatch] = []
-    for batch in file.iter_batches(rows, columns=[column.name for column in columns]):
+    for batch in file.iter_batches(rows, columns=names):
         waiting.append(batch)
         stop += len(batch)
         if stop - start >= rows:
@@ -363,15 +392,17 @@ def _read_rows(file: pq.ParquetFile, columns: list[Column]) -> Iterator[tuple[in
         yield start, pa.Table.from_batches(waiting)
 
 
-def _examine(column: Column, values: pa.ChunkedArray, counts: np.ndarray, picked: np.ndarray) -> tuple[ColumnProfile, list[pa.Array]]:
+def _examine(
+    column: Column, values: pa.ChunkedArray, counts: np.ndarray, picked: np.ndarray
+) -> tuple[ColumnProfile, pa.ChunkedArray | None]:
     """The profile of the rows that count, and the values of those that are in the sample."""
     kind = values_of(column)
     if kind in ("text", "bytes"):
         missing = int((_is_missing(values) & counts).sum()) if values.null_count else 0
         profile = ColumnProfile(column=column, num_rows=int(counts.sum()), num_missing=missing)
-        return profile, list(_texts(values, picked)) if kind == "text" else []
+        return profile, pa.chunked_array(_texts(values, picked), pa.string()) if kind == "text" else None
     numbers = _numbers(values, column)
-    return _describe(column, numbers if counts.all() else numbers[counts]), [pa.array(numbers[picked])]
+    return _describe(column, numbers if counts.all() else numbers[counts]), pa.chunked_array([pa.array(numbers[picked])])
 
 
 def _is_missing(values: pa.ChunkedArray) -> np.ndarray:
@@ -448,10 +479,3 @@ def _shorten(text: str) -> str:
     if len(text) <= MAX_TEXT:
         return text
     return f"{text[:MAX_TEXT]}… #{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _assemble(draw: _Draw, samples: dict[str, list[pa.Array]], texts: set[str]) -> pa.Table:
-    """The sample, ascending by rank."""
-    arrays = {name: pa.chunked_array(parts, pa.string() if name in texts else pa.float64()) for name, parts in samples.items()}
-    table = pa.table({RANK: pa.array(draw.ranks, pa.uint64()), **arrays})
-    return table.take(np.argsort(draw.ranks, kind="stable"))

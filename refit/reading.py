@@ -23,6 +23,7 @@ from refit.shards import ShardWriter
 from refit.sources import identity
 from refit.sources.inputs import BATCH_ROWS, Batches, DoubtfulError, Input, Reject, Text, first_line
 
+_FEW_ROWS = 10  # so few may be bad rows, whatever their share
 _CHANGED_TYPE_SHARE = 0.5  # where more than half of a column's rows do not fit, the column has changed and not its rows
 
 
@@ -142,8 +143,8 @@ class _Rows:
             return
         reader = pa.RecordBatchReader.from_batches(first.schema, source.all(first))
         with step.connection.cursor() as connection:
-            connection.register("_source", reader)
             try:
+                connection.register("_source", reader)
                 relation = connection.sql(evaluation_sql(step.job, step_columns, first.schema))
                 yield from relation.to_arrow_reader(BATCH_ROWS)
             except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -250,7 +251,7 @@ def _check_types(job: Job, columns: tuple[Column, ...], found: Input, misfits: M
     Raises:
         SchemaMismatchError: with a diff of expected and received.
     """
-    limit = max(_CHANGED_TYPE_SHARE, job.data.max_rejected_fraction) * num_read
+    limit = max(_CHANGED_TYPE_SHARE * num_read, job.data.max_rejected_fraction * num_read, _FEW_ROWS)
     changed = [c for c in columns if misfits.by_column[c.name] > limit]
     if changed:
         diff = [
@@ -299,7 +300,8 @@ def _fit_columns(job: Job, columns: tuple[Column, ...], found: Input, opened: Te
             where=found.name,
             expected=", ".join(c.name for c in columns),
             received=", ".join(given),
-            remedy="Mend the input, name columns that may be missing in data.optional, or begin another data set with data.name.",
+            remedy="Mend the input, name columns that may be missing in data.optional, or begin another data set with data.name. "
+            "A data set begins with the columns of all inputs of its first ingest.",
         )
     more = [name for name in given if name not in {c.name for c in columns}]
     return (f"{found.name}: columns that the data set does not have were ignored: {', '.join(more)}.",) if more else ()

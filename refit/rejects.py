@@ -95,7 +95,7 @@ class Misfits:
         self._writer = self._writer or pq.ParquetWriter(self._path, self._SCHEMA, compression="lz4")
         self._writer.write_batch(noted)
         self._rows.extend(rows)
-        for counted in columns.value_counts().to_pylist():
+        for counted in noted.filter(pc.is_valid(noted["value"]))["column"].value_counts().to_pylist():
             name = counted["values"]
             self.by_column[name] += counted["counts"]
             if name not in self.examples:

@@ -14,6 +14,7 @@ from refit.errors import DataError
 from refit.records import Column, FeaturePlan
 
 KEY_HASH = "_key_hash"
+_INT64_DIGITS = 18
 BINARY = pa.binary()  # encoded images: bytes as a file has them
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
@@ -47,6 +48,8 @@ def column_type(arrow_type: pa.DataType) -> ColumnType:
     exact = next((name for name, known in ARROW_TYPES.items() if known == arrow_type), None)
     if exact is not None:
         return exact
+    if pa.types.is_decimal(arrow_type) and arrow_type.scale == 0:  # a float would keep 15 of its digits
+        return "int64" if arrow_type.precision <= _INT64_DIGITS else "string"
     tests: list[tuple[ColumnType, bool]] = [
         ("int64", pa.types.is_integer(arrow_type)),
         ("float64", pa.types.is_floating(arrow_type) or pa.types.is_decimal(arrow_type)),

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from refit.errors import SourceError
 from refit.layout import DatasetLayout, Layout
+from refit.profiles import ShardProfiler, keep_profile
 from refit.records import ShardRecord, SnapshotRecord, array_bytes, write_array
-from refit.schema import KEY_HASH, arrow_schema
+from refit.schema import KEY_HASH, arrow_schema, column_of
 from refit.sources.inputs import listing, literal
 
 ROW_GROUP_ROWS = 16_384
@@ -28,7 +29,7 @@ _TEMPORARY = ".shard."
 
 
 class ShardWriter:
-    """Writes tables into shards of at most ``SHARD_ROWS`` rows or so, and names each by the digest of its bytes."""
+    """Writes tables into shards of ``SHARD_ROWS`` rows, the last one of fewer, and names each by the digest of its bytes."""
 
     def __init__(self, home: DatasetLayout, schema: pa.Schema) -> None:
         """Begin without a file; an input of which nothing is kept leaves none."""
@@ -36,6 +37,7 @@ class ShardWriter:
         self._schema = schema
         self._done: list[ShardRecord] = []
         self._writer: pq.ParquetWriter | None = None
+        self._profiler = ShardProfiler([])
         self._path: Path | None = None
         self._rows = 0
         self._pending: list[pa.Table] = []
@@ -63,14 +65,21 @@ class ShardWriter:
             self._path.unlink(missing_ok=True)
 
     def _flush(self, *, whole_groups: bool) -> None:
-        if not self._pending_rows:
-            return
-        rows = pa.concat_tables(self._pending)
-        full = len(rows) - len(rows) % ROW_GROUP_ROWS if whole_groups else len(rows)
-        self._pending, self._pending_rows = [rows.slice(full)], len(rows) - full
-        self._open(rows).write_table(rows.slice(0, full), row_group_size=ROW_GROUP_ROWS)
-        self._rows += full
-        if self._rows >= SHARD_ROWS:
+        """Write what is pending, cut at the same rows in whatever pieces it came."""
+        rows = pa.concat_tables(self._pending) if self._pending_rows else None
+        while rows is not None and len(rows):
+            full = min(len(rows) - len(rows) % ROW_GROUP_ROWS if whole_groups else len(rows), SHARD_ROWS - self._rows)
+            if not full:
+                break
+            self._append(rows.slice(0, full).combine_chunks())
+            rows = rows.slice(full)
+        self._pending, self._pending_rows = ([rows], len(rows)) if rows is not None else ([], 0)
+
+    def _append(self, rows: pa.Table) -> None:
+        self._open(rows).write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        self._profiler.add(rows)
+        self._rows += len(rows)
+        if self._rows == SHARD_ROWS:
             self._end_shard()
 
     def _open(self, rows: pa.Table) -> pq.ParquetWriter:
@@ -78,6 +87,7 @@ class ShardWriter:
             handle, path = tempfile.mkstemp(dir=self._home.shards_dir, prefix=_TEMPORARY)
             os.close(handle)
             self._path = Path(path)
+            self._profiler = ShardProfiler([column_of(field) for field in self._schema if field.name != KEY_HASH])
             self._writer = pq.ParquetWriter(path, self._schema, use_dictionary=_repeating(rows), **_encoding(self._schema))
         return self._writer
 
@@ -90,6 +100,7 @@ class ShardWriter:
             os.fsync(file.fileno())
         self._path.chmod(0o644)
         self._done.append(ShardRecord(digest=content, num_rows=self._rows, num_bytes=self._path.stat().st_size))
+        keep_profile(self._profiler.finish(), content, self._home)
         self._path.rename(self._home.shard(content))
         self._writer, self._path, self._rows = None, None, 0
 
@@ -197,14 +208,15 @@ def live_rows_sql(connection: duckdb.DuckDBPyConnection, home: DatasetLayout, sh
     The connection must be allowed to read ``shard_paths``.
     """
     whole = [str(home.shard(shard.digest)) for shard in shards if not shard.num_dropped]
-    parts = [f"SELECT * FROM read_parquet({listing(whole)})"] if whole else []  # noqa: S608 -- names of our own
+    parts = [f"SELECT * FROM read_parquet({listing(whole)}, hive_partitioning=false)"] if whole else []  # noqa: S608 -- names of our own
     for shard in (shard for shard in shards if shard.num_dropped):
         view = f"_drops_{shard.dropped}_{shard.digest[:8]}"
         connection.register(view, pa.table({"position": read_drops(home, shard).astype(np.int64)}))
         path = literal(str(home.shard(shard.digest)))
         parts.append(
             "SELECT * EXCLUDE (file_row_number) FROM "  # noqa: S608 -- names of our own
-            f"read_parquet({path}, file_row_number=true) WHERE file_row_number NOT IN (SELECT position FROM {view})"
+            f"read_parquet({path}, file_row_number=true, hive_partitioning=false) "
+            f"WHERE file_row_number NOT IN (SELECT position FROM {view})"
         )
     return f"({' UNION ALL BY NAME '.join(parts)})"
 

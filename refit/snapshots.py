@@ -203,8 +203,16 @@ def find_newest(home: DatasetLayout, shelf: Shelf) -> str:
 
 
 def snapshot_id(content: Mapping[str, Any]) -> str:
-    """The id that belongs to a record's content: the beginning of the digest of all but ``id`` and ``parent``."""
-    return digest({name: value for name, value in content.items() if name not in ("id", "parent")})[:_ID_CHARACTERS]
+    """The id that belongs to a record's content: the beginning of the digest of all but ``id``, ``parent`` and texts for people."""
+    told = {name: value for name, value in content.items() if name not in ("id", "parent")}
+    told["sources"] = [_without_words(source) for source in told.get("sources", ())]
+    return digest(told)[:_ID_CHARACTERS]
+
+
+def _without_words(source: Mapping[str, Any]) -> dict[str, Any]:
+    """An input without the texts for people, which another version may word in another way."""
+    kept = {name: value for name, value in source.items() if name != "notes"}
+    return {**kept, "refused": bool(source["refused"])} if "refused" in source else kept
 
 
 # ---- rows that must not come back

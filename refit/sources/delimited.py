@@ -483,7 +483,7 @@ def _scan(rows: Rows, grammar: Grammar, source: CsvSource, names: list[str], bla
     if can_be_marked and not blanks:
         return _Scan(raw, None)
     values = [clean(column) for column in columns[: len(names)]]
-    return _Scan(f"(SELECT {_named(values, names)} FROM {scan})", Raw(raw, clean, blanks) if can_be_marked else None)  # noqa: S608
+    return _Scan(f"(SELECT {_named(values, names)} FROM {scan})", Raw(raw, clean, blanks, any(nulls)) if can_be_marked else None)  # noqa: S608
 
 
 def _value(sql: str, nulls: list[str], blanks: str) -> str:

@@ -60,6 +60,7 @@ def call(source: PythonSource) -> Iterator[pa.RecordBatch]:
         for batch in function(**source.options):
             if not isinstance(batch, pa.RecordBatch):
                 raise _no_batch(source, type(batch).__name__)
+            batch.validate(full=True)
             num_batches += 1
             yield batch
     except SourceError:
@@ -80,6 +81,8 @@ def digest_rows(batches: Iterator[pa.RecordBatch]) -> str:
     """SHA-256 (hex) of batches as they come: schema and content."""
     content = hashlib.sha256()
     for batch in batches:
-        content.update(batch.schema.serialize())
-        content.update(batch.serialize())
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:  # which holds dictionaries, too
+            stream.write_batch(batch)
+        content.update(sink.getvalue())
     return content.hexdigest()

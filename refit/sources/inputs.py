@@ -119,11 +119,13 @@ class Raw:
         scan: a table expression with the columns of the text.
         clean: SQL of a value, made of that of the raw one: without blanks, NULL where it is missing.
         blanks: the characters that stand around values.
+        has_null_words: some texts that are no blanks stand for a missing value.
     """
 
     scan: str
     clean: Callable[[str], str]
     blanks: str = " \t"
+    has_null_words: bool = False
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,8 @@ class Rows:
     def options(self) -> str:
         """What DuckDB's read_csv must be told of the file."""
         return (
-            f"auto_detect=false, header=false, compression='none', skip={self.num_skipped}, new_line={_END_NAMES[self.line_end]}, "
+            "auto_detect=false, hive_partitioning=false, "
+            f"header=false, compression='none', skip={self.num_skipped}, new_line={_END_NAMES[self.line_end]}, "
             f"max_line_size={max(2 << 20, 2 * self.survey.longest)}, parallel={str(not self.survey.has_long_rows).lower()}"
         )
 
@@ -512,6 +513,8 @@ class QuickLook:
                 size = buffer.rfind(b"\n", 0, end) + 1
                 if self._is_odd(buffer, left, end) or end - size > MAX_QUICK_LINE or self.watch(buffer, size) != self._known:
                     return True
+                if not buffer.isascii() and _decode_error(bytes(buffer[:size])):
+                    return True  # DuckDB looks at no column that it is not asked for
                 num_lines = buffer.count(b"\n", 0, size)
                 survey.marks.append(Mark(size, num_lines, num_lines, is_even=True))
                 survey.num_rows += num_lines
@@ -521,7 +524,7 @@ class QuickLook:
             survey.marks.append(Mark(left, 1, 0, is_even=False))
             survey.num_rows += 1
         self.survey.marks, self.survey.num_rows, self.survey.num_lines = survey.marks, survey.num_rows, survey.num_lines
-        self._is_sound = not left or self.watch(buffer, left) == self._known
+        self._is_sound = self.watch(buffer, left) == self._known and not _decode_error(bytes(buffer[:left]))
         return True
 
     def _is_odd(self, buffer: bytes | bytearray, start: int, end: int) -> bool:

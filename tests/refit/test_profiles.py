@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from refit import profiles
 from refit.errors import CorruptRecordError, SchemaMismatchError
-from refit.layout import DatasetLayout
+from refit.layout import DatasetLayout, Layout
 from refit.records import Column, ShardRecord
 from refit.schema import KEY_HASH, arrow_schema, column_of, field_of
+from refit.shards import ShardWriter
 
 RNG = np.random.default_rng(0)
 
@@ -326,3 +327,33 @@ def test_a_list_of_dropped_rows_that_is_gone_is_an_error(home) -> None:
     home.drops(record.dropped).unlink()
     with pytest.raises(CorruptRecordError, match="cannot be read"):
         profiles.profile_shards([record], home)
+
+
+KEY_FIELD = pa.field(KEY_HASH, pa.uint64(), nullable=False)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 900, 16_384, 50_000])
+def test_what_is_measured_while_a_shard_is_written_is_what_a_reading_of_it_finds(tmp_path, rows) -> None:
+    home = Layout(tmp_path).dataset("d")
+    home.shards_dir.mkdir(parents=True)
+    rng = np.random.default_rng(rows)
+    columns = {
+        "number": pa.array(rng.normal(size=rows), mask=rng.random(rows) < 0.1),
+        "word": pa.array([f"w{value}" for value in rng.integers(0, 50, rows)], pa.string()),
+        "name": pa.array([f"name {value}" for value in range(rows)], pa.string()),
+        "flag": pa.array(rng.random(rows) < 0.5),
+        KEY_HASH: pa.array(rng.integers(0, 2**64, rows, dtype=np.uint64)),
+    }
+    table = pa.table(columns).cast(pa.schema([*(pa.field(n, a.type) for n, a in columns.items() if n != KEY_HASH), KEY_FIELD]))
+    writer = ShardWriter(home, table.schema)
+    for start in range(0, rows, 7_000):
+        writer.write(table.slice(start, 7_000))
+    for shard in writer.finish():
+        written = profiles.profile_shard(shard, home)
+        assert home.profile(shard.digest).exists()
+        home.profile(shard.digest).unlink()
+        read = profiles.profile_shard(shard, home)
+        assert read.num_rows == written.num_rows
+        assert str(read.sample.to_pylist()) == str(written.sample.to_pylist())  # of which a NaN is like another
+        for name, column in read.columns.items():
+            assert column.model_dump(exclude={"column"}) == pytest.approx(written.columns[name].model_dump(exclude={"column"}), rel=1e-9)
