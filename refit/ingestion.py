@@ -24,7 +24,7 @@ from refit.progress import IngestProgress, OnIngestProgress
 from refit.reading import Step, check_names, read_input
 from refit.records import Column, SnapshotRecord, SourceRecord, sync_folder, write_atomically
 from refit.rejects import Rejects
-from refit.schema import ARROW_TYPES
+from refit.schema import ARROW_TYPES, is_number, is_whole
 from refit.shards import remove_leftovers
 from refit.snapshots import read_forgotten, snapshot_id
 from refit.sources import identity, list_inputs, open_input
@@ -269,7 +269,7 @@ def _look_at(
     check_names(names, found.name)
     if isinstance(opened, Batches):
         for column in opened.columns:
-            typed.setdefault(column.name, column)
+            typed[column.name] = _wider(typed.get(column.name, column), column)
         return
     undeclared = [name for name in names if name not in job.data.columns and name not in typed]
     for name in names:
@@ -278,6 +278,13 @@ def _look_at(
     for name in undeclared:
         guesses.setdefault(name, inference.Guess())
     inference.guess_types(connection, opened, undeclared, guesses, found.name)
+
+
+def _wider(known: Column, column: Column) -> Column:
+    """Of two types of numbers the one that holds both; else the first, to which the values of the other must be cast."""
+    if known.type == column.type or not (is_number(known) and is_number(column)):
+        return known
+    return Column(name=known.name, type="int64" if is_whole(known) and is_whole(column) else "double")
 
 
 def _declared(job: Job, columns: tuple[Column, ...], new: list[Input]) -> tuple[Column, ...]:

@@ -167,6 +167,14 @@ def test_parquet_is_read_in_its_own_types(tmp_path) -> None:
     assert read_table(snapshot, layout, ["x", "y"]).to_pylist() == [{"x": 1, "y": "a"}, {"x": None, "y": "b"}]
 
 
+def test_numbers_of_several_tables_get_a_type_that_holds_all_of_them(tmp_path) -> None:
+    pq.write_table(pa.table({"x": pa.array([1], pa.int64()), "n": pa.array([1], pa.int8()), "y": [0]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": [1.5], "n": pa.array([300], pa.int32()), "y": [1]}), tmp_path / "b.parquet")
+    snapshot, layout = stored(tmp_path, {"kind": "parquet", "path": str(tmp_path / "*.parquet")})
+    assert {column.name: column.type for column in snapshot.columns} == {"x": "double", "n": "int64", "y": "int64"}
+    assert read_table(snapshot, layout, ["x", "n"]).to_pylist() == [{"x": 1.0, "n": 1}, {"x": 1.5, "n": 300}]
+
+
 def test_a_function_may_return_a_list_of_batches(code, tmp_path) -> None:
     snapshot, layout = stored(tmp_path, code("two"))
     assert read_table(snapshot, layout, ["x"])["x"].to_pylist() == [1, 2, 3]
