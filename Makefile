@@ -49,7 +49,7 @@ bench: $(STAMP)  ## cold start, step by step
 	$(BIN)/python benchmarks/bench_cold_start.py
 
 lock:  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade -o requirements.lock
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade -o requirements.lock
 
 clean:  ## remove .venv and caches; artifacts stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -120,12 +120,17 @@ def _repeating(rows: pa.Table) -> list[str]:
     return [name for name in texts if pc.count_distinct(first[name]).as_py() <= _REPEATING * len(first)]
 
 
+def find_leftovers(home: DatasetLayout) -> list[Path]:
+    """What an ingest has left half done, or has not done yet, sorted."""
+    folders = (home.shards_dir, home.drops_dir, home.rejects_dir, home.snapshots_dir, home.profiles_dir, home.root)
+    hidden = [path for folder in folders for path in folder.glob(".*") if path.is_file()]
+    return sorted([*hidden, *(path for path in home.spool_dir.rglob("*") if path.is_file())])
+
+
 def remove_leftovers(home: DatasetLayout) -> None:
     """Remove what an ingest that was killed has left half done; call it as the only writer."""
-    for folder in (home.shards_dir, home.drops_dir, home.rejects_dir, home.snapshots_dir, home.profiles_dir, home.root):
-        for path in folder.glob(".*"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+    for path in find_leftovers(home):
+        path.unlink(missing_ok=True)
     shutil.rmtree(home.spool_dir, ignore_errors=True)
     home.spool_dir.mkdir(parents=True)
 

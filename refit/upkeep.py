@@ -17,7 +17,7 @@ from refit.dependents import read_dataset_runs
 from refit.errors import DataError, RefitError, RequestError
 from refit.layout import DatasetLayout, Layout
 from refit.records import Column, Record, SnapshotRecord, SourceRecord, sync_folder
-from refit.shards import remove_leftovers
+from refit.shards import find_leftovers, remove_leftovers
 from refit.snapshots import (
     WAIT_SECONDS,
     Shelf,
@@ -269,10 +269,3 @@ def unneeded_files(home: DatasetLayout, kept: Iterable[SnapshotRecord]) -> Itera
     for folder, stems in needed.items():
         yield from (path for path in completed_files(folder) if path.stem not in stems)
     yield from (path for path in completed_files(home.profiles_dir) if path.stem[:_DIGEST_CHARACTERS] not in digests)
-
-
-def find_leftovers(home: DatasetLayout) -> list[Path]:
-    """What ``shards.remove_leftovers`` removes."""
-    folders = (home.shards_dir, home.drops_dir, home.rejects_dir, home.snapshots_dir, home.profiles_dir, home.root)
-    hidden = [path for folder in folders for path in folder.glob(".*") if path.is_file()]
-    return sorted([*hidden, *(path for path in home.spool_dir.rglob("*") if path.is_file())])

@@ -71,7 +71,7 @@ def _column_checks(job: Job, snapshot: SnapshotRecord) -> Iterator[CheckRecord]:
     columns = {column.name: column for column in snapshot.columns}
     wanted = (*(job.features or {}), job.target.column, *job.drift.columns)
     lost = [name for name in wanted if name not in columns]
-    yield _check("columns", not lost, f"all {len(columns)} are there", _missing(lost, columns))
+    yield CheckRecord.of("columns", not lost, f"all {len(columns)} are there", _missing(lost, columns))
     if not lost:
         yield from _kind_checks(job, columns)
 
@@ -80,21 +80,17 @@ def _missing(lost: list[str], columns: dict[str, Column]) -> str:
     return "; ".join(f'"{name}" is no column of the data.{nearest(name, columns)}' for name in dict.fromkeys(lost))
 
 
-def _check(name: str, ok: bool, good: str, bad: str) -> CheckRecord:
-    return CheckRecord(name=name, ok=ok, detail=good if ok else bad)
-
-
 def _kind_checks(job: Job, columns: dict[str, Column]) -> Iterator[CheckRecord]:
     wrong = [
         f'"{name}" is {columns[name].type}, which cannot be a {feature.kind}'
         for name, feature in (job.features or {}).items()
         if not fits(columns[name], feature.kind)
     ]
-    yield _check("feature kinds", not wrong, "each fits its column", "; ".join(wrong))
+    yield CheckRecord.of("feature kinds", not wrong, "each fits its column", "; ".join(wrong))
     target = columns[job.target.column]
     kind = job.target.kind
     bad = f'"{target.name}" is {target.type}: no {kind or "target"}'
-    yield _check("target kind", fits_target(target, kind), f'"{target.name}" is {target.type}', bad)
+    yield CheckRecord.of("target kind", fits_target(target, kind), f'"{target.name}" is {target.type}', bad)
 
 
 def fits_target(column: Column, kind: TargetKind | None) -> bool:
@@ -116,22 +112,23 @@ def fits(column: Column, kind: str) -> bool:
 def _input_checks(snapshot: SnapshotRecord) -> Iterator[CheckRecord]:
     """What ingestion noticed, said where people look."""
     refused = [source.refused for source in snapshot.sources if source.refused]
-    yield _warn("inputs readable", not refused, counted(len(snapshot.sources), "input"), f"refused: {_some(refused)}")
+    yield CheckRecord.of(
+        "inputs readable", not refused, counted(len(snapshot.sources), "input"), f"refused: {_some(refused)}", only_warns=True
+    )
     gone = [f"{source.name} ({source.num_kept:,} rows)" for source in snapshot.sources if source.is_vanished]
     if gone:
-        yield _warn("inputs there", False, "", f"vanished, and their rows kept (data.vanished): {_some(gone)}")
+        yield CheckRecord(
+            name="inputs there", ok=False, only_warns=True, detail=f"vanished, and their rows kept (data.vanished): {_some(gone)}"
+        )
     notes = [note for source in snapshot.sources for note in source.notes]
     if notes:
-        yield _warn("inputs as expected", False, "", " ".join(notes[:5]) + (f" And {len(notes) - 5:,} more." if len(notes) > 5 else ""))
+        more = f" And {len(notes) - 5:,} more." if len(notes) > 5 else ""
+        yield CheckRecord(name="inputs as expected", ok=False, only_warns=True, detail=" ".join(notes[:5]) + more)
 
 
 def _some(words: list[str]) -> str:
     more = f"; and {len(words) - 3:,} more" if len(words) > 3 else ""
     return "; ".join(word.rstrip(".") for word in words[:3]) + more
-
-
-def _warn(name: str, ok: bool, good: str, bad: str) -> CheckRecord:
-    return CheckRecord(name=name, ok=ok, detail=good if ok else bad, only_warns=True)
 
 
 # ---- rows

@@ -16,6 +16,7 @@ from refit.errors import CorruptRecordError, DataError, RefitError
 from refit.layout import DatasetLayout, Layout
 from refit.records import Record, ShardRecord, SourceRecord
 from refit.schema import arrow_schema
+from refit.shards import find_leftovers
 from refit.snapshots import (
     Shelf,
     completed_files,
@@ -28,7 +29,7 @@ from refit.snapshots import (
     snapshot_id,
 )
 from refit.sources.inputs import first_line
-from refit.upkeep import count_rejected, file_size, find_leftovers, unneeded_files
+from refit.upkeep import count_rejected, file_size, unneeded_files
 
 
 class Finding(Record):

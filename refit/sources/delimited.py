@@ -48,7 +48,6 @@ from refit.sources.plain import (
 )
 
 _PEEKED_ROWS = 1_000
-_MAX_DELIMITER_BYTES = 4
 _NAMES_REMEDY = "Mend the header; or set header: false, skip_lines and names."
 _LF, _CR, _TAB, _SPACE = b"\n\r\t "
 
