@@ -312,8 +312,8 @@ def _delimited(plain: Plain, source: CsvSource, spool: Path, *, is_doubtful: boo
     start, header, sample = _preamble(plain, source, grammar)
     names, grammar = _columns(plain, source, grammar, header, sample)
     watch = _BlankWatch(grammar)
-    look = QuickLook(plain, watch.cut, start, watch.look)
-    quick = None if is_doubtful or len(names) == 1 else look.rows()
+    look = QuickLook(plain, watch.cut, start, watch.look, partial(_has_no_excess, grammar, _null_texts(source)))
+    quick = None if is_doubtful or len(names) == 1 or grammar.is_trailed else look.rows()
     with nullcontext(quick) if quick else sound_rows(plain, watch.cut, spool, start=start) as rows:
         scan = _scan(rows, grammar, source, names, watch.found)
         yield Text(
@@ -458,6 +458,30 @@ def _blanks(delimiter: str) -> str:
     return " \t".replace(delimiter, "")
 
 
+def _null_texts(source: CsvSource) -> list[str]:
+    return [value.strip(" \t") for value in source.null_values]
+
+
+def _has_no_excess(grammar: Grammar, nulls: list[str], text: bytes | bytearray, size: int) -> bool:
+    """Whether no row of a text's whole lines has more values than there are columns, where DuckDB found at least as many.
+
+    Of a row that has too many DuckDB 2.0 drops the last ones without a word where all of them are missing.
+    """
+    array = np.frombuffer(text, dtype=np.uint8, count=size)
+    ends = np.flatnonzero(array == _LF)
+    num_expected = len(ends) * (grammar.num_columns - 1)
+    delimiter = grammar.delimiter
+    found = np.count_nonzero(array == delimiter[0]) if len(delimiter) == 1 else text.count(delimiter, 0, size)
+    if found == num_expected:
+        return True
+    is_last = np.zeros(256, dtype=bool)
+    is_last[[*delimiter[-1:], *grammar.quote, *(value.encode()[-1] for value in nulls if value)]] = True
+    if not is_last[array[ends - 1]].any():  # some values hold delimiters, and no row ends with a missing one
+        return True
+    cut = grammar.cut(bytes(text[:size]), is_last=True)
+    return cut.size == size and len(cut.starts) == len(ends)
+
+
 @dataclass(frozen=True)
 class _Scan:
     clean: str
@@ -466,7 +490,7 @@ class _Scan:
 
 def _scan(rows: Rows, grammar: Grammar, source: CsvSource, names: list[str], blanks: str) -> _Scan:
     columns = [f"c{index}" for index in range(len(names) + grammar.is_trailed)]
-    nulls = [value.strip(" \t") for value in source.null_values]
+    nulls = _null_texts(source)
     can_be_marked = not any(set(value) & set(source.delimiter + source.quote + (source.escape or "")) for value in nulls)
     marked = nulls if can_be_marked and nulls else [NO_TEXT]
     types = ", ".join(f"{column}: 'VARCHAR'" for column in columns)
@@ -506,7 +530,7 @@ def _fixed_width(plain: Plain, source: CsvSource, spool: Path) -> Iterator[Text]
     start = _after_lines(plain, source.skip_lines)
     with sound_rows(plain, partial(_cut_widths, widths=widths), spool, start=start) as rows:
         begins = accumulate(widths, initial=1)
-        nulls = [value.strip(" \t") for value in source.null_values]
+        nulls = _null_texts(source)
         cells = [_value(f"substr(line, {begin}, {width})", nulls, " \t") for begin, width in zip(begins, widths, strict=False)]
         yield Text(
             scan=f"(SELECT {_named(cells, names)} FROM {line_scan(rows, 'line')})",  # noqa: S608 -- names and options are quoted

@@ -469,12 +469,14 @@ class QuickLook:
         cutter: says what a row is, should one be asked for.
         start: where rows begin.
         watch: told the first bytes of every piece, returns what it knows by then; what it knew of the beginning must hold to the end.
+        fits: told the same, whether none of those lines is a row that a reader may take for a shorter one.
     """
 
     plain: Plain
     cutter: Cutter
     start: Start
     watch: Callable[[bytes | bytearray, int], str]
+    fits: Callable[[bytes | bytearray, int], bool]
     survey: Survey = field(default_factory=lambda: Survey(longest=MAX_QUICK_LINE))
 
     def __post_init__(self) -> None:
@@ -515,6 +517,8 @@ class QuickLook:
                     return True
                 if not buffer.isascii() and _decode_error(bytes(buffer[:size])):
                     return True  # DuckDB looks at no column that it is not asked for
+                if not self.fits(buffer, size):
+                    return True
                 num_lines = buffer.count(b"\n", 0, size)
                 survey.marks.append(Mark(size, num_lines, num_lines, is_even=True))
                 survey.num_rows += num_lines
@@ -524,7 +528,8 @@ class QuickLook:
             survey.marks.append(Mark(left, 1, 0, is_even=False))
             survey.num_rows += 1
         self.survey.marks, self.survey.num_rows, self.survey.num_lines = survey.marks, survey.num_rows, survey.num_lines
-        self._is_sound = self.watch(buffer, left) == self._known and not _decode_error(bytes(buffer[:left]))
+        rest = bytes(buffer[:left])
+        self._is_sound = self.watch(rest, left) == self._known and not _decode_error(rest) and (not rest or self.fits(rest + b"\n", left + 1))
         return True
 
     def _is_odd(self, buffer: bytes | bytearray, start: int, end: int) -> bool:

@@ -88,6 +88,9 @@ def test_rows_lines_and_rejects_are_those_of_the_csv_module(tmp_path_factory, te
 
 @settings(max_examples=100, deadline=None)
 @example(text="\n\r,", block=5, is_dos=False)
+@example(text=",,,", block=5, is_dos=False)
+@example(text="a,,\n", block=1 << 20, is_dos=False)
+@example(text='"a,b",,""', block=1 << 20, is_dos=False)
 @given(text=st.lists(LETTERS | st.just("\r"), max_size=40).map("".join), block=st.sampled_from([5, 17, 1 << 20]), is_dos=st.booleans())
 def test_duckdb_reads_what_the_grammar_reads_whatever_the_text_is(tmp_path_factory, text, block, is_dos) -> None:
     text = "x,y\n" + text
