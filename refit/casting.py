@@ -180,9 +180,9 @@ def _whole(text: str, cast: str) -> str:
 
 
 def _day(name: str, cast: str, given: pa.DataType) -> str:
-    """DuckDB would drop the time of 2024-01-02 10:00."""
+    """DuckDB would drop the time of 2024-01-02 10:00, and takes inf for a day."""
     if given == pa.string():
-        return f"CASE WHEN strlen(trim({name}, {_BLANKS})) <= 10 THEN {cast} END"
+        return f"CASE WHEN strlen(trim({name}, {_BLANKS})) <= 10 AND isfinite({cast}) THEN {cast} END"
     return f"CASE WHEN CAST({cast} AS TIMESTAMP) = {name} THEN {cast} END" if pa.types.is_timestamp(given) else cast
 
 
@@ -215,16 +215,6 @@ def hashed_columns(job: Job, columns: tuple[Column, ...]) -> dict[str, str]:
     if not names:
         raise JobError("there is nothing but the target.", where="data", received=", ".join(known), remedy="Add columns to learn from.")
     return {name: f"_hash_{i}" if job.data.select else name for i, name in enumerate(names)}
-
-
-def group_hash_sql(column: Column) -> str:
-    """SQL of a hash of one column: the lower 64 bits of the MD5 of its text, prefixed by its length and a colon; missing is ``-``.
-
-    Floats are the shortest text that reads back as float64, with -0.0 as 0.0.
-    """
-    name = identifier(column.name)
-    text = f"CAST({name}::DOUBLE + 0.0 AS VARCHAR)" if pa.types.is_floating(field_of(column).type) else f"CAST({name} AS VARCHAR)"
-    return f"md5_number_lower(coalesce(strlen({text}) || ':' || {text}, '-'))"
 
 
 # ---- what comes out
@@ -292,14 +282,19 @@ def _columns_of(job: Job, columns: tuple[Column, ...], evaluated: pa.Schema) -> 
     fields = [f for f in evaluated if not f.name.startswith(_MARKS)]
     names = [f.name.casefold() for f in fields]
     twice = sorted({f.name for f, name in zip(fields, names, strict=True) if names.count(name) > 1})
-    reserved = [f.name for f in fields if f.name.startswith(RESERVED_PREFIX)]
+    reserved = [f.name for f in fields if is_reserved(f.name)]
     if twice or reserved:
-        what = f"{', '.join(map(repr, twice))} is a column already" if twice else f'{", ".join(reserved)} begins with "_"'
+        what = f"{', '.join(map(repr, twice))} is a column already" if twice else f"{', '.join(reserved)} is a name that is kept for refit"
         raise JobError(f"{what}.", where="data.select" if job.data.select else "data.derive", remedy="Take another name.")
     made = {*job.data.derive, *(() if not job.data.select else (f.name for f in fields))} - {
         f.name for f in fields if f.name in known and f.type == pa.binary() and known[f.name].type != str(pa.string())
     }
     return tuple(_stored(f) if f.name in made or f.name not in known else known[f.name] for f in fields)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a column may not have this name: it is refit's, or what DuckDB calls the position of a row."""
+    return name.startswith(RESERVED_PREFIX) or name.casefold() == "file_row_number"
 
 
 def _stored(field: pa.Field) -> Column:

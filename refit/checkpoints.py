@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict
 
-from refit.records import Record, Resumption, sync_folder
+from refit.records import Record, Resumption, sync_path
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
         final = folder / f"{checkpoint.record.step:012d}"
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
-        sync_folder(folder)
+        sync_path(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -12,7 +12,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from refit.errors import JobError
 
@@ -207,6 +217,7 @@ class DataConfig(Section):
     key: list[str] = Field(
         [], description="Columns that identify a row, of which the newest counts; without it rows are never de-duplicated."
     )
+    time: str | None = Field(None, description="The column that says when a row came to be: a timestamp or a date.")
     max_rejected_fraction: float = Field(0.01, ge=0, le=1, description="A larger share of unreadable rows fails the ingest.")
     refused: Literal["skip", "fail"] = Field(
         "skip", description="An input that cannot be read at all: go on without it, or fail the ingest."
@@ -264,21 +275,105 @@ class TargetConfig(Section):
 # ---- split
 
 
-class SplitConfig(Section):
-    """How rows are divided. A row never changes sides, however much data is appended."""
+_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400, "week": 604_800}
+_DURATION = re.compile(rf"([1-9][0-9]{{0,8}}) ({'|'.join(_SECONDS)})s?")
+_SPLIT_ONLY = {"group": "group", "stratify": "stratified", "gap": "time", "column": "column", "values": "column"}
 
-    by: Literal["hash", "group"] = Field("hash", description="hash: of the key; group: of one column, so that a group stays together.")
+
+def duration_seconds(duration: str) -> int:
+    """Seconds of a duration such as ``7 days``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _DURATION.fullmatch(duration)
+    if match is None:
+        raise ValueError(
+            f'a duration is a number of {", ".join(f"{unit}s" for unit in _SECONDS)}, such as "7 days". Received: {duration!r}.'
+        )
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _check_duration(value: object) -> object:
+    if value is not None:
+        duration_seconds(value if isinstance(value, str) else repr(value))
+    return value
+
+
+def _check_share(value: object) -> object:
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return value
+    try:
+        share = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 < share < 1:
+        units = ", ".join(f"{unit}s" for unit in _SECONDS)
+        what = f'a share of the rows lies between 0 and 1, such as 0.2; by time it may be a window, such as "7 days" ({units})'
+        raise ValueError(f"{what}. Received: {_brief(value)}.")
+    return share
+
+
+Duration = Annotated[str, BeforeValidator(_check_duration)]
+Share = Annotated[float | str, BeforeValidator(_check_share)]
+
+
+class KFoldConfig(Section):
+    """Estimates with spread: the rows that are not tested are cut into folds, and each fold validates a fit on the others."""
+
+    folds: int = Field(5, ge=2, le=100, description="Number of folds.")
+
+
+class SplitConfig(Section):
+    """How rows are divided. A row never comes into the test split after it was trained on, however much data is appended."""
+
+    by: Literal["hash", "group", "stratified", "time", "column"] = Field(
+        "hash",
+        description="hash: of the key; group: of one column, so that a group stays together; stratified: the same shares of every class; "
+        "time: the newest rows are the test split, those before them validation (data.time); column: the data say it.",
+    )
     group: str | None = Field(None, description="The column whose values stay together (by: group).")
-    validation: Fraction = Field(0.15, description="Share of the rows for early stopping and choices.")
-    test: Fraction = Field(0.2, description="Share of the rows that only the gate sees.")
+    stratify: str | None = Field(None, description="The column whose values are spread evenly (by: stratified); by default the target.")
+    column: str | None = Field(None, description="The column that says train, validation or test (by: column).")
+    values: dict[str, Literal["train", "validation", "test"]] = Field(
+        {}, description="What the column's values mean, where they are other words (by: column)."
+    )
+    validation: Share = Field(
+        0.15, description='Share of the rows for early stopping and choices; by time also a window, such as "7 days".'
+    )
+    test: Share = Field(0.2, description='Share of the rows that only the gate sees; by time also a window: "2 weeks".')
+    gap: Duration | None = Field(None, description='Rows so shortly before a later window take no part, such as "1 day" (by: time).')
+    where: str | None = Field(None, description="SQL condition; rows for which it does not hold are on no side.")
+    k_fold: KFoldConfig | None = Field(None, description="Cross-validation on the rows that are not tested.")
+    resplit_each_epoch: bool = Field(False, description="Draw train and validation anew from their rows before every epoch.")
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation + test must leave rows to train on, they add up to {self.validation + self.test:g}")
-        if (self.by == "group") != (self.group is not None):
-            raise ValueError('"group" names the column for "by: group"; give both or neither')
+        shares = [share for share in (self.validation, self.test) if isinstance(share, float)]
+        if sum(shares) >= 1:
+            raise ValueError(f"validation + test must leave rows to train on, they add up to {sum(shares):g}")
+        if len(shares) < 2 and self.by != "time":
+            window = self.validation if isinstance(self.validation, str) else self.test
+            raise ValueError(f'"{window}" is a window of time, which is for "by: time"; give validation and test as shares, such as 0.2')
         return self
+
+    @model_validator(mode="after")
+    def _modes_fit(self) -> Self:
+        wrong = [name for name, mode in _SPLIT_ONLY.items() if getattr(self, name) and self.by != mode]
+        if wrong:
+            raise ValueError(f'"{wrong[0]}" is for "by: {_SPLIT_ONLY[wrong[0]]}"')
+        if self.by in ("group", "column") and not getattr(self, self.by):
+            raise ValueError(f'"by: {self.by}" needs "{self.by}", the name of the column')
+        if self.k_fold and self.resplit_each_epoch:
+            raise ValueError("k_fold and resplit_each_epoch both draw validation rows; choose one")
+        if self.by == "time" and (self.k_fold or self.resplit_each_epoch):
+            raise ValueError("folds drawn at random would train on what comes after their validation rows; by: time takes none")
+        return self
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """Columns that only say how rows are divided: none of them is a feature unless the job says so."""
+        return tuple(name for name in (self.group, self.column) if name is not None)
 
 
 # ---- model and fit
@@ -373,6 +468,10 @@ class FitConfig(Section):
 
     epochs: int = Field(30, ge=1, description="At most so many passes over the train split.")
     batch_size: int = Field(32, ge=1, description="Rows a step.")
+    class_weight: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="Weight of each class in the loss: balanced (inverse to its frequency), or by its label; 1 where none is named."
+    )
+    sample_weight: str | None = Field(None, description="The column with the weight of each row in the loss and its metrics.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     decay: Decay = Field(ConstantDecay(kind="constant"), description="How the learning rate changes.")
     early_stopping: EarlyStoppingConfig | None = Field(EarlyStoppingConfig(), description="When to stop early; null: never.")
@@ -384,6 +483,23 @@ class FitConfig(Section):
         if self.validation_freq > self.epochs:
             raise ValueError(f"validation_freq {self.validation_freq} is above epochs {self.epochs}: nothing would be validated")
         return self
+
+
+# ---- batches
+
+
+class BatchesConfig(Section):
+    """How rows reach the model."""
+
+    engine: Literal["auto", "resident", "streaming"] = Field(
+        "auto", description="resident: all rows packed in memory; streaming: row groups in windows; auto: resident where memory allows."
+    )
+    memory_mb: int | None = Field(
+        None, ge=64, description="So much memory may packed rows take before auto streams, MiB; by default half of what is free."
+    )
+    window_rows: int = Field(524_288, ge=1_024, description="Rows that streaming shuffles at a time.")
+    drop_remainder: bool = Field(False, description="Leave the last batch of an epoch out where it is short.")
+    sample: Fraction | None = Field(None, description="Train on this share of the train split only, for quick trials.")
 
 
 # ---- gate and export
@@ -441,6 +557,7 @@ class Job(Section):
     split: SplitConfig = Field(SplitConfig(), description="How rows are divided into train, validation and test.")
     model: ModelConfig = Field(ModelConfig(), description="What is fitted.")
     fit: FitConfig = Field(FitConfig(), description="How it is fitted.")
+    batches: BatchesConfig = Field(BatchesConfig(), description="How rows reach the model.")
     gate: GateConfig = Field(GateConfig(), description="What it must prove.")
     export: ExportConfig = Field(ExportConfig(), description="What is kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, dropout and the order of rows.")
@@ -465,6 +582,12 @@ def _column_faults(job: Job) -> Iterable[str]:
         yield f'the target "{job.target.column}" cannot be a feature of itself'
     if job.target.column in job.data.key:
         yield f'the target "{job.target.column}" cannot be part of the key: a corrected label would be another row'
+    if job.split.by == "time" and job.data.time is None:
+        yield "a split by time needs data.time, the column that says when a row came to be"
+    if job.split.k_fold and isinstance(job.fit.decay, PlateauDecay) and job.fit.decay.monitor.startswith("val_"):
+        yield f"with k_fold the last fit has no validation rows: fit.decay cannot monitor {job.fit.decay.monitor}; choose loss"
+    if job.target.column in (job.split.group, job.split.column):
+        yield f'the target "{job.target.column}" cannot say on which side a row is'
     named = [*job.data.columns, *job.data.derive, *(job.features or {}), job.target.column]
     for column in dict.fromkeys(c for c in named if c.startswith(RESERVED_PREFIX)):
         yield f'"{column}": names that begin with "_" are kept for refit\'s own columns'

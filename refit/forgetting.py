@@ -24,7 +24,7 @@ from refit.errors import DataError, RefitError, RequestError, SourceError
 from refit.keys import keep_newest
 from refit.layout import DatasetLayout, Layout
 from refit.ownership import own_job
-from refit.records import Column, Record, ShardRecord, SnapshotRecord, SourceRecord, sync_folder, write_array, write_atomically
+from refit.records import Column, Record, ShardRecord, SnapshotRecord, SourceRecord, sync_path, write_array, write_atomically
 from refit.schema import KEY_HASH, column_type, field_of
 from refit.shards import ROW_GROUP_ROWS, ShardWriter, remove_leftovers
 from refit.snapshots import (
@@ -343,7 +343,7 @@ def _erase(erasing: _Erasing, head: str, forgotten: Forgotten) -> dict[str, Snap
     touched = {snapshot: record for snapshot, record in shelf.snapshots.items() if erasing.is_touched(record)}
     moved = {snapshot: _rewrite_snapshot(erasing, record, made) for snapshot, record in touched.items()}
     if made:
-        sync_folder(home.shards_dir)
+        sync_path(home.shards_dir)
     for record in moved.values():
         _write_snapshot(home, shelf, record, moved)
     if head in moved:

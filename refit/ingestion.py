@@ -15,20 +15,20 @@ import duckdb
 import filelock
 
 from refit import hashing, inference
-from refit.casting import sealed_connection, stored_columns
+from refit.casting import is_reserved, sealed_connection, stored_columns
 from refit.config import Job, digest
 from refit.errors import CorruptRecordError, DataError, RefusedError, SchemaMismatchError, SourceError
 from refit.keys import keep_newest
 from refit.layout import DatasetLayout, Layout
 from refit.progress import IngestProgress, OnIngestProgress
 from refit.reading import Step, check_names, read_input
-from refit.records import Column, SnapshotRecord, SourceRecord, sync_folder, write_atomically
+from refit.records import Column, SnapshotRecord, SourceRecord, sync_path, write_atomically
 from refit.rejects import Rejects
 from refit.schema import ARROW_TYPES, is_number, is_whole
 from refit.shards import remove_leftovers
 from refit.snapshots import read_forgotten, snapshot_id
 from refit.sources import identity, list_inputs, open_input
-from refit.sources.inputs import Batches, DoubtfulError, Input, Text
+from refit.sources.inputs import Batches, DoubtfulError, Input, Lines, Text
 from refit.sources.seen import Seen
 
 T = TypeVar("T")
@@ -246,8 +246,8 @@ def _pin_columns(connection: duckdb.DuckDBPyConnection, job: Job, home: DatasetL
     return _Columns(source, stored_columns(job, source) if source else (), notes)
 
 
-def _with_care(found: Input, home: DatasetLayout, work: Callable[[Input, Text | Batches], T]) -> T:
-    """Do something with an input, quickly if that will do."""
+def _with_care(found: Input, home: DatasetLayout, work: Callable[[Input, Text | Lines | Batches], T]) -> T:
+    """Do something with an input, taking its lines for its rows if they are."""
     try:
         with open_input(found, home.spool_dir) as opened:
             return work(found, opened)
@@ -261,7 +261,7 @@ def _look_at(
     connection: duckdb.DuckDBPyConnection,
     job: Job,
     found: Input,
-    opened: Text | Batches,
+    opened: Text | Lines | Batches,
     guesses: dict[str, inference.Guess],
     typed: dict[str, Column],
 ) -> None:
@@ -293,10 +293,10 @@ def _declared(job: Job, columns: tuple[Column, ...], new: list[Input]) -> tuple[
         lost = [name for name in wanted if name not in names]
         if lost and columns:
             raise SourceError(f"no source has the column {', '.join(map(repr, lost))}.", where=where, received=", ".join(names))
-    reserved = [name for name in names if name.startswith("_")]
+    reserved = [name for name in names if is_reserved(name)]
     if reserved:
         raise SchemaMismatchError(
-            f'the columns {", ".join(reserved)} begin with "_", which is kept for refit.',
+            f'the columns {", ".join(reserved)} have names that are kept for refit: file_row_number, and all that begin with "_".',
             where=", ".join(found.name for found in new[:3]),
             remedy="Rename them in the source.",
         )
@@ -350,6 +350,7 @@ def _read_inputs(
                     _log.info("ingest: %s: %s", found.name, _counted(record))
         kept = home.rejects(name)
         if read.num_rejected:
+            sync_path(path)
             path.rename(kept)
         _check_rejected(job, read, rejects, kept)
     finally:
@@ -437,7 +438,7 @@ def _commit(
         return parent
     record = SnapshotRecord.model_validate({**content, "id": snapshot, "parent": parent.id if parent else None})
     for folder in (home.shards_dir, home.rejects_dir, home.drops_dir):
-        sync_folder(folder)
+        sync_path(folder)
     if home.snapshot(snapshot).exists():  # data may come back to what they were
         record = SnapshotRecord.read(home.snapshot(snapshot))
     else:

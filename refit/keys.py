@@ -2,18 +2,21 @@
 
 The newest row is the last one of the newest input. What it replaces stays in its shard and is listed by position, so that a
 correction costs what it brings and not what it corrects. Memory: 16 bytes a row of a range of hashes, and the ranges are
-chosen so small that this does not grow with the data.
+chosen so small that this does not grow with the data; and 24 bytes for each row that shares its key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from refit.layout import DatasetLayout
+from refit.parallel import ordered_map
 from refit.records import ShardRecord, SourceRecord
 from refit.shards import read_drops, read_hashes, write_drops
 
-_RANGE_ROWS = 1 << 23
+_RANGE_ROWS = 1 << 24
 
 
 def keep_newest(home: DatasetLayout, sources: Sequence[SourceRecord], *, num_settled: int = 0) -> tuple[SourceRecord, ...]:
@@ -92,38 +95,36 @@ def _find_replaced(
     home: DatasetLayout, shards: Sequence[ShardRecord], starts: np.ndarray, owner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that a newer one replaces: int64, numbered over all shards; and of each whether one of its own input does."""
-    num_ranges = max(1, -(-int(starts[-1]) // _RANGE_ROWS))
-    found = [_replaced_in(hashes, rows, starts, owner) for hashes, rows in _ranges(home, shards, starts, num_ranges)]
-    dropped, is_own = (np.concatenate([pair[k] for pair in found]) for k in (0, 1))
-    order = np.argsort(dropped)
-    return dropped[order], is_own[order]
-
-
-def _ranges(
-    home: DatasetLayout, shards: Sequence[ShardRecord], starts: np.ndarray, num_ranges: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Hashes and numbers of the rows of each range of hashes, in the order of rows."""
-    width = np.uint64(-(-(1 << 64) // num_ranges) if num_ranges > 1 else (1 << 64) - 1)
-    for k in range(num_ranges):
-        hashes, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        for start, values in zip(starts, read_hashes(home, shards), strict=False):
-            inside = np.flatnonzero(values // width == k) if num_ranges > 1 else np.arange(len(values))
-            hashes.append(values[inside])
-            rows.append(inside + start)
-        yield np.concatenate(hashes), np.concatenate(rows)
-
-
-def _replaced_in(hashes: np.ndarray, rows: np.ndarray, starts: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    ordered = np.sort(hashes)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = _find_repeated(home, shards, max(1, -(-int(starts[-1]) // _RANGE_ROWS)))
     if not len(repeated):
         return np.empty(0, np.int64), np.empty(0, bool)
-    at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
-    several = np.flatnonzero(repeated[at] == hashes)
-    key, row = at[several], rows[several]
+    lookup, keys, rows = _Lookup(repeated), [], []
+    for start, hashes in zip(starts, read_hashes(home, shards), strict=False):
+        found = lookup.find(hashes)
+        keys.append(hashes[found])
+        rows.append(found + start)
+    key, row = np.concatenate(keys), np.concatenate(rows)
     source = owner[np.searchsorted(starts, row, side="right") - 1]
     order = np.lexsort((row, key))
     key, row, source = key[order], row[order], source[order]
     has_newer = np.append(key[1:] == key[:-1], False)  # rows of one key stand together, the newest last
-    has_own = np.append((key[1:] == key[:-1]) & (source[1:] == source[:-1]), False)
-    return row[has_newer], has_own[has_newer]
+    has_own = has_newer & np.append(source[1:] == source[:-1], False)
+    order = np.argsort(row[has_newer])
+    return row[has_newer][order], has_own[has_newer][order]
+
+
+def _find_repeated(home: DatasetLayout, shards: Sequence[ShardRecord], num_ranges: int) -> np.ndarray:
+    """Hashes that several rows have, sorted; a range of them at a time."""
+    found = [np.empty(0, np.uint64)]
+    for first, last in pairwise(round(k * 2**64 / num_ranges) for k in range(num_ranges + 1)):
+        parts = list(ordered_map(partial(_sorted_between, first=first, last=last - 1), read_hashes(home, shards)))
+        ordered = np.concatenate([np.empty(0, np.uint64), *parts])
+        ordered.sort(kind="stable")  # which merges what is sorted already
+        found.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    return np.concatenate(found)
+
+
+def _sorted_between(hashes: np.ndarray, *, first: int, last: int) -> np.ndarray:
+    ordered = np.sort(hashes)
+    begin = np.searchsorted(ordered, np.uint64(first))
+    return ordered[begin : np.searchsorted(ordered, np.uint64(last), side="right")]

@@ -3,7 +3,7 @@
 ::
 
     REFIT_HOME (default ./artifacts)
-    ├── data/<dataset>/   shards/  drops/  rejects/  snapshots/  HEAD
+    ├── data/<dataset>/   shards/  drops/  rejects/  snapshots/  splits/  HEAD
     ├── runs/<job>/       owner.lock  owner.json  <run>/
     └── models/<name>/    <version>/  history.jsonl
 
@@ -180,6 +180,20 @@ class DatasetLayout:
         return self.snapshots_dir / f"{snapshot}.json"
 
     @property
+    def splits_dir(self) -> Path:
+        """What earlier splits have settled: where a row is, it stays."""
+        return self.root / "splits"
+
+    def settled(self, name: str) -> Path:
+        """What splits of one kind have settled: sorted key hashes and cuts."""
+        return self.splits_dir / f"{name}.npz"
+
+    @property
+    def splits_lock(self) -> Path:
+        """Held while a split settles rows."""
+        return self.root / "splits.lock"
+
+    @property
     def head(self) -> Path:
         """Holds the id of the newest snapshot."""
         return self.root / "HEAD"
@@ -219,6 +233,20 @@ class RunLayout:
     def split_dir(self) -> Path:
         """Sides and membership: arrays of the split stage."""
         return self.root / "split"
+
+    @property
+    def sides(self) -> Path:
+        """Side of each row in snapshot order: uint8."""
+        return self.split_dir / "sides.npy"
+
+    @property
+    def folds(self) -> Path:
+        """Fold of each row in snapshot order: uint8."""
+        return self.split_dir / "folds.npy"
+
+    def fold(self, number: int) -> "RunLayout":
+        """What the fit of one fold leaves, counted from 0."""
+        return RunLayout(self.root / "folds" / str(number + 1))
 
     @property
     def tensorboard_dir(self) -> Path:

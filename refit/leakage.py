@@ -69,7 +69,7 @@ def check_leakage(
 
 def seen_columns(job: Job, columns: Mapping[str, Column]) -> list[Column]:
     """The job's features, or every column but target, key, group, dates and times."""
-    taken = {job.target.column, *job.data.key, job.split.group}
+    taken = {job.target.column, *job.data.key, *job.split.named_columns}
     names = job.features or [name for name in columns if name not in taken and family(columns[name]) != "time"]
     return [columns[name] for name in names if name in columns]
 

@@ -465,13 +465,16 @@ def _texts(values: pa.ChunkedArray, picked: np.ndarray) -> Iterator[pa.StringArr
     for chunk in values.chunks:
         first, last = np.searchsorted(picked, (start, start + len(chunk)))
         taken = chunk.take(pa.array(picked[first:last] - start))
+        start += len(chunk)
+        if not pa.types.is_dictionary(taken.type) and (pc.max(pc.binary_length(taken)).as_py() or 0) <= MAX_TEXT:
+            yield taken  # bytes are as many as characters, or more
+            continue
         taken = taken if pa.types.is_dictionary(taken.type) else taken.dictionary_encode()
         used = taken.indices.unique().drop_null()
         words = taken.dictionary.take(used)
         if len(words) and pc.max(pc.binary_length(words)).as_py() > MAX_TEXT:
             words = pa.array([_shorten(word.as_py()) for word in words], pa.string())
         yield words.take(pc.index_in(taken.indices, used))
-        start += len(chunk)
 
 
 def _shorten(text: str) -> str:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import duckdb
 import numpy as np
@@ -13,16 +13,20 @@ import pyarrow.compute as pc
 from refit.casting import BAD_COLUMN, BAD_VALUE, KEPT, evaluation_sql, explain, hashed_columns
 from refit.config import Job
 from refit.errors import JobError, RefusedError, SchemaMismatchError, SourceError
+from refit.feeding import Feed
 from refit.hashing import hash_rows
 from refit.inference import text_schema
 from refit.layout import DatasetLayout
+from refit.parallel import ordered_map
 from refit.records import Column, SourceRecord
 from refit.rejects import Misfits, Rejects
 from refit.schema import KEY_HASH, arrow_schema, field_of
 from refit.shards import ShardWriter
 from refit.sources import identity
-from refit.sources.inputs import BATCH_ROWS, Batches, DoubtfulError, Input, Reject, Text, first_line
+from refit.sources.inputs import BATCH_ROWS, Batches, Input, Lines, Place, Reject, Text, first_line
+from refit.text_casts import cast_rows
 
+_FEW_CUTS = 1_000
 _FEW_ROWS = 10  # so few may be bad rows, whatever their share
 _CHANGED_TYPE_SHARE = 0.5  # where more than half of a column's rows do not fit, the column has changed and not its rows
 
@@ -40,12 +44,12 @@ class Step:
     tell: Callable[[int, int], None]
 
 
-def read_input(step: Step, found: Input, opened: Text | Batches, rejects: Rejects) -> SourceRecord:
+def read_input(step: Step, found: Input, opened: Text | Lines | Batches, rejects: Rejects) -> SourceRecord:
     """Read one input into shards and rejects.
 
     Raises:
         RefusedError: nothing of it can be read.
-        DoubtfulError: it was read quickly, and is not what it seemed to be.
+        DoubtfulError: its lines are not its rows.
         SchemaMismatchError: a required column is missing, or a column as a whole is of another type.
         JobError: an SQL expression of the job is wrong.
     """
@@ -58,7 +62,7 @@ def read_input(step: Step, found: Input, opened: Text | Batches, rejects: Reject
             writer.write(kept)
             step.tell(rows.num_read, len(misfits))
         _check_types(step.job, step.columns, found, misfits, rows.num_read)
-        num_rejected = rejects.write(found.name, rows.faults) + misfits.finish(opened.locate if isinstance(opened, Text) else None)
+        num_rejected = rejects.write(found.name, rows.faults) + misfits.finish(rows.locate)
         shards = writer.finish()
     finally:
         writer.close()
@@ -78,10 +82,23 @@ def read_input(step: Step, found: Input, opened: Text | Batches, rejects: Reject
     )
 
 
-class _Rows:
-    """The rows of one input on their way through DuckDB."""
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of an input: how many, those that are stored, and those that do not fit (which, in which column, its text, where)."""
 
-    def __init__(self, step: Step, found: Input, opened: Text | Batches) -> None:
+    num_rows: int
+    stored: pa.Table
+    bad: np.ndarray
+    bad_columns: pa.Array
+    bad_values: pa.Array
+    num_lines: int = 0
+    places: Sequence[Place] = ()
+
+
+class _Rows:
+    """The rows of one input on their way."""
+
+    def __init__(self, step: Step, found: Input, opened: Text | Lines | Batches) -> None:
         self._step = step
         self._found = found
         self._opened = opened
@@ -90,67 +107,94 @@ class _Rows:
         self.num_read = 0
         self.num_kept = 0
         self.faults: list[Reject] = []
+        data = step.job.data
+        self._is_plain = isinstance(opened, Lines) and not (data.derive or data.select or data.where)
+
+    @property
+    def locate(self) -> Callable[[Sequence[int]], Iterator[Place]] | None:
+        """Tells where rows that do not fit stand, where that is not known at once or never."""
+        return None if self._is_plain or isinstance(self._opened, Batches) else self._opened.locate
 
     def read(self, misfits: Misfits) -> Iterator[pa.Table]:
         """Rows to keep, as they are stored; those that do not fit go to ``misfits``."""
-        for batch in self._evaluate():
-            is_bad = pc.is_valid(batch[BAD_COLUMN])
-            num_bad = is_bad.true_count
-            if num_bad:
-                at = np.flatnonzero(is_bad.to_numpy(zero_copy_only=False))
-                misfits.add((at + self.num_read).tolist(), batch[BAD_COLUMN].take(at), batch[BAD_VALUE].take(at))
-            self.num_read += len(batch)
-            kept = self._kept(batch, is_bad if num_bad else None)
-            self.num_kept += len(kept)
-            yield _store(self._step.job, kept, self._schema)
+        line = self._opened.num_lines if isinstance(self._opened, Lines) else 0
+        for part in self._parts():
+            if len(part.bad):
+                places = [Place(place.line + line, place.text) for place in part.places]
+                misfits.add((part.bad + self.num_read).tolist(), part.bad_columns, part.bad_values, places)
+            self.num_read += part.num_rows
+            self.num_kept += len(part.stored)
+            line += part.num_lines
+            yield part.stored
 
-    def _kept(self, batch: pa.RecordBatch, is_bad: pa.Array | None) -> pa.Table:
-        wanted = batch[KEPT] if is_bad is None else pc.and_(batch[KEPT], pc.invert(is_bad))
-        kept = batch if wanted.true_count == len(wanted) else batch.filter(wanted)
-        hashes = hash_rows([kept[name] for name in self._hashed])
-        table = pa.Table.from_batches([kept]).append_column(KEY_HASH, pa.array(hashes))
-        if not len(self._step.forgotten):
-            return table
-        return table.filter(pa.array(~np.isin(hashes, self._step.forgotten)))
-
-    def _evaluate(self) -> Iterator[pa.RecordBatch]:
-        if isinstance(self._opened, Text):
-            yield from self._evaluate_text(self._opened)
+    def _parts(self) -> Iterator[_Part]:
+        opened = self._opened
+        if isinstance(opened, Text):
+            yield from map(self._judged, self._evaluate_text(opened))
+        elif isinstance(opened, Batches):
+            yield from map(self._judged, self._evaluate_batches(opened))
+            self.faults = list(opened.rejects)
+        elif self._is_plain:
+            yield from ordered_map(lambda piece: self._cast(opened, piece), opened.read())
         else:
-            yield from self._evaluate_batches(self._opened)
-            self.faults = list(self._opened.rejects)
+            yield from map(self._judged, self._evaluate_lines(opened))
+
+    def _cast(self, lines: Lines, piece: bytes) -> _Part:
+        """Rows of a text without the job's SQL: nothing is done to them but casts."""
+        parsed = lines.parse(piece)
+        judged = cast_rows(parsed.rows, lines.clean, self._step.columns, self._step.job.data.key, self._step.connection)
+        places = lines.find(parsed, judged.bad) if len(judged.bad) else ()
+        stored = self._remembered(without_rows(self._hashed_rows(judged.table), judged.bad))
+        return _Part(len(parsed.rows), stored, judged.bad, judged.bad_columns, judged.bad_values, len(parsed.ends), places)
+
+    def _judged(self, batch: pa.RecordBatch) -> _Part:
+        """Evaluated rows with their marks."""
+        is_bad = pc.is_valid(batch[BAD_COLUMN])
+        bad = np.flatnonzero(is_bad.to_numpy(zero_copy_only=False)) if is_bad.true_count else np.empty(0, np.int64)
+        wanted = pc.and_(batch[KEPT], pc.invert(is_bad)) if len(bad) else batch[KEPT]
+        kept = batch if wanted.true_count == len(wanted) else batch.filter(wanted)
+        return _Part(len(batch), self._remembered(self._hashed_rows(kept)), bad, batch[BAD_COLUMN].take(bad), batch[BAD_VALUE].take(bad))
+
+    def _hashed_rows(self, rows: pa.RecordBatch) -> pa.Table:
+        """Rows with their hash, in the schema of a shard."""
+        hashes = pa.array(hash_rows([rows[name] for name in self._hashed]))
+        return _store(self._step.job, pa.Table.from_batches([rows]).append_column(KEY_HASH, hashes), self._schema)
+
+    def _remembered(self, rows: pa.Table) -> pa.Table:
+        """Rows but for those that are to stay forgotten."""
+        if not len(self._step.forgotten):
+            return rows
+        return rows.filter(pa.array(~np.isin(rows[KEY_HASH].to_numpy(), self._step.forgotten)))
 
     def _evaluate_text(self, text: Text) -> Iterator[pa.RecordBatch]:
-        step = self._step
-        with step.connection.cursor() as connection:
-            scan = text.raw.scan if text.raw else text.scan
-            with ThreadPoolExecutor(1) as pool:
-                counting = pool.submit(text.count_rows)  # meanwhile
-                try:
-                    relation = connection.sql(evaluation_sql(step.job, step.columns, text_schema(text), scan, text.raw))
-                    yield from relation.to_arrow_reader(BATCH_ROWS)
-                    self.faults = text.faults(connection)
-                except (duckdb.Error, pa.ArrowException, OSError) as error:
-                    raise (self._explain(error) if text.is_proved else DoubtfulError) from error
-                expected = counting.result()
-        if self.num_read != expected:
-            raise self._disagreement(expected) if text.is_proved else DoubtfulError
+        scan = text.raw.scan if text.raw else text.scan
+        with self._step.connection.cursor() as connection:
+            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, text_schema(text), scan, text.raw))
+            self.faults = text.faults(connection)
+        if self.num_read != text.count_rows():
+            raise self._disagreement(text.count_rows())
+
+    def _evaluate_lines(self, lines: Lines) -> Iterator[pa.RecordBatch]:
+        with self._step.connection.cursor() as connection, Feed(lines.values(), text_schema(lines)) as feed:
+            connection.register("_source", feed.reader())
+            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, text_schema(lines)))
 
     def _evaluate_batches(self, batches: Batches) -> Iterator[pa.RecordBatch]:
-        step, source = self._step, _Source(batches.read(), step_columns := self._step.columns, self._found)
+        source = _Source(batches.read(), self._step.columns, self._found, self._step.job.data.optional)
         first = next(source, None)
         if first is None:
             return
-        reader = pa.RecordBatchReader.from_batches(first.schema, source.all(first))
-        with step.connection.cursor() as connection:
-            try:
-                connection.register("_source", reader)
-                relation = connection.sql(evaluation_sql(step.job, step_columns, first.schema))
-                yield from relation.to_arrow_reader(BATCH_ROWS)
-            except (duckdb.Error, pa.ArrowException, OSError) as error:
-                raise source.failure or self._explain(error) from error
+        with self._step.connection.cursor() as connection, Feed(chain([first], source), first.schema) as feed:
+            connection.register("_source", feed.reader())
+            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, first.schema))
 
-    def _disagreement(self, expected: int | None) -> SourceError:
+    def _evaluated(self, connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise self._explain(error) from error
+
+    def _disagreement(self, expected: int) -> SourceError:
         return SourceError(
             "its rows are not read as they were counted: this is a fault of refit's.",
             where=self._found.name,
@@ -173,31 +217,20 @@ class _Rows:
 
 
 class _Source:
-    """Arrow batches on their way into DuckDB: the wanted columns, tensors as bytes; keeps the error that DuckDB would tell as its own."""
+    """Arrow batches as DuckDB can take them: the wanted columns, tensors as bytes."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], columns: tuple[Column, ...], found: Input) -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch], columns: tuple[Column, ...], found: Input, optional: Sequence[str]) -> None:
         self._batches = batches
         self._columns = columns
         self._found = found
+        self._optional = optional
         self._schema: pa.Schema | None = None
-        self.failure: Exception | None = None
-
-    def all(self, first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        yield first
-        while (batch := next(self, None)) is not None:
-            yield batch
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
 
     def __next__(self) -> pa.RecordBatch:
-        try:
-            return self._plain(next(self._batches))
-        except StopIteration:
-            raise
-        except Exception as error:
-            self.failure = error
-            raise
+        return self._plain(next(self._batches))
 
     def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The wanted columns only, all batches of one schema.
@@ -207,21 +240,37 @@ class _Source:
         """
         names, where = batch.schema.names, self._found.name
         check_names(names, where)
-        wanted = [column for column in self._columns if column.name in names]
-        if self._schema is not None and {c.name for c in wanted} != set(self._schema.names):
-            lost = sorted(set(self._schema.names) - set(names))
+        lost = sorted({column.name for column in self._columns} - {*names, *self._optional})
+        if lost:
             raise SourceError(f"the columns {', '.join(lost)} are missing.", where=where, received=", ".join(names))
-        plain = pa.RecordBatch.from_arrays([_storage(batch.column(c.name), c) for c in wanted], names=[c.name for c in wanted])
+        arrays = [_storage(batch.column(c.name), c, where) if c.name in names else self._missing(c, len(batch)) for c in self._columns]
+        plain = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in self._columns])
         if self._schema is not None and plain.schema != self._schema:
             changed = [f.name for f, now in zip(self._schema, plain.schema, strict=True) if f.type != now.type]
             raise SourceError(f"the columns {', '.join(changed)} change their type from one batch to the next.", where=where)
         self._schema = plain.schema
         return plain
 
+    def _missing(self, column: Column, num_rows: int) -> pa.Array:
+        known = self._schema.field(column.name).type if self._schema is not None else field_of(column).type
+        return pa.nulls(num_rows, known)
 
-def _storage(values: pa.Array, column: Column) -> pa.Array:
+
+def without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """A table without some rows, given in order: few are cut out, which copies nothing."""
+    if not len(rows):
+        return table
+    if len(rows) > _FEW_CUTS:
+        kept = np.ones(len(table), dtype=bool)
+        kept[rows] = False
+        return table.filter(pa.array(kept))
+    bounds = [-1, *rows.tolist(), len(table)]
+    return pa.concat_tables([table.slice(before + 1, after - before - 1) for before, after in pairwise(bounds)])
+
+
+def _storage(values: pa.Array, column: Column, where: str) -> pa.Array:
     if pa.types.is_timestamp(values.type):
-        return values.cast(pa.timestamp("us"), safe=False)  # UTC where there is a zone
+        return _microseconds(values, column, where)
     if pa.types.is_dictionary(values.type):
         return values.dictionary_decode()
     if column.shape is None or not isinstance(values, pa.FixedShapeTensorArray):
@@ -232,9 +281,21 @@ def _storage(values: pa.Array, column: Column) -> pa.Array:
     return pa.Array.from_buffers(field_of(column).type, len(values), [None, pa.py_buffer(content)])
 
 
+def _microseconds(values: pa.Array, column: Column, where: str) -> pa.Array:
+    """Times in UTC; what is below a microsecond is cut off."""
+    try:
+        return values.cast(options=pc.CastOptions(pa.timestamp("us"), allow_time_truncate=True))
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f'"{column.name}" holds times that are too far away: {first_line(error)}',
+            where=where,
+            expected="years from -290,307 to 294,246, as microseconds can say them",
+        ) from error
+
+
 def _store(job: Job, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
-        return rows.select(schema.names).cast(schema)
+        return _without_infinities(job, rows.select(schema.names).cast(schema))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         listing = ", ".join(f"{name}: {rows.schema.field(name).type}" for name in job.data.derive)
         raise JobError(
@@ -243,6 +304,14 @@ def _store(job: Job, rows: pa.Table, schema: pa.Schema) -> pa.Table:
             received=listing,
             expected="numbers, strings, booleans, dates or timestamps",
         ) from error
+
+
+def _without_infinities(job: Job, rows: pa.Table) -> pa.Table:
+    """Numbers that the job's SQL made and that are not finite are missing: an input's own never come so far."""
+    for index, field in enumerate(rows.schema):
+        if (field.name in job.data.derive or job.data.select) and pa.types.is_floating(field.type):
+            rows = rows.set_column(index, field, pc.if_else(pc.is_finite(rows[field.name]), rows[field.name], None))
+    return rows
 
 
 def _check_types(job: Job, columns: tuple[Column, ...], found: Input, misfits: Misfits, num_read: int) -> None:
@@ -282,7 +351,7 @@ def check_names(names: Sequence[str], where: str) -> None:
         raise RefusedError(f"the columns {text} have one name.", where=where, remedy="Rename them; capitals do not tell columns apart.")
 
 
-def _fit_columns(job: Job, columns: tuple[Column, ...], found: Input, opened: Text | Batches) -> tuple[str, ...]:
+def _fit_columns(job: Job, columns: tuple[Column, ...], found: Input, opened: Text | Lines | Batches) -> tuple[str, ...]:
     """See that an input has the pinned columns; return notes on those that it has more.
 
     Raises:

@@ -8,9 +8,10 @@ import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,12 +63,19 @@ class Record(BaseModel):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write aside, fsync, rename, fsync the folder: a reader sees the old file or the new one."""
+    with opened_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def opened_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into that takes its place when all went well, as ``write_atomically`` does it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), 0o644)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
@@ -75,12 +83,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def write_array(path: Path, values: "np.ndarray") -> None:
-    """Put an array at ``path`` in NumPy's own format, whole or not at all."""
-    write_atomically(path, array_bytes(values))
+    """Put an array at ``path`` in NumPy's own format, whole or not at all; it is not copied."""
+    import numpy as np
+
+    with opened_atomically(path) as file:
+        np.save(file, values, allow_pickle=False)
 
 
 def array_bytes(values: "np.ndarray") -> bytes:
@@ -92,9 +103,9 @@ def array_bytes(values: "np.ndarray") -> bytes:
     return content.getvalue()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file, or the renames in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -273,16 +284,35 @@ class ValidationRecord(Record):
         return f"{sum(check.ok for check in self.checks)} checks held{warned}"
 
 
+class CutsRecord(Record):
+    """Where time is cut, UTC: rows later than ``test_after`` are the test split, those before them later than ``validation_after``."""
+
+    validation_after: datetime
+    test_after: datetime
+
+
 class SplitRecord(Record):
-    """Which row is on which side. Arrays lie in the run's ``split`` folder."""
+    """Which row is on which side. Arrays lie in the run's ``split`` folder.
+
+    ``left_out`` counts the rows on no side by what keeps them off. ``folds`` counts the validation rows of each fold.
+    """
 
     by: str
     num_rows: dict[Side, int]
     digest: str = Field(description="SHA-256 over the sides of all rows in snapshot order.")
+    left_out: dict[str, int] = {}
+    cuts: CutsRecord | None = None
+    folds: tuple[int, ...] = ()
+    learns_from: Literal["train", "pool"] = Field(
+        "train", description="What the exported model learns from, its statistics included; pool is train and validation together."
+    )
+    checks: tuple[CheckRecord, ...] = ()
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"by {self.by}: " + ", ".join(f"{count:,} {side}" for side, count in self.num_rows.items())
+        counts = [f"{count:,} {side}" for side, count in self.num_rows.items()]
+        counts += [f"{count:,} left out ({reason})" for reason, count in self.left_out.items()]
+        return f"by {self.by}: {', '.join(counts)}" + (f"; {len(self.folds)} folds" if self.folds else "")
 
 
 # ---- model
@@ -311,19 +341,29 @@ class TargetPlan(Record):
 
 
 class BatchesRecord(Record):
-    """How rows become batches."""
+    """How rows become batches. What is measured or chosen once (engine, window, TensorFlow's version) decides the order of rows."""
 
-    engine: Literal["resident"]
+    engine: Literal["resident", "streaming"]
     row_bytes: int
     batch_size: int
     steps_per_epoch: int
     elements: dict[str, str] = Field(description="Each element of a batch: dtype and shape.")
     features: tuple[FeaturePlan, ...]
     target: TargetPlan
+    num_train: int = 0
+    num_validation: int = 0
+    window_rows: int = Field(524_288, description="Rows that streaming shuffles at a time.")
+    drop_remainder: bool = False
+    sample: float | None = Field(None, description="Share of the train split that is trained on, where it is not all of it.")
+    resplit_each_epoch: bool = False
+    class_weights: tuple[float, ...] | None = Field(None, description="Weight of each class in the order of the target's classes.")
+    sample_weight: str | None = Field(None, description="The column with the weights of rows.")
+    tensorflow: str = Field("", description="The version by which rows are ordered.")
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"{self.steps_per_epoch} steps of {self.batch_size} rows an epoch, {self.row_bytes} bytes a row"
+        told = f"{self.steps_per_epoch} steps of {self.batch_size} rows an epoch, {self.row_bytes} bytes a row"
+        return told + (f", streamed in windows of {self.window_rows:,} rows" if self.engine == "streaming" else "")
 
 
 class BuildRecord(Record):
@@ -363,6 +403,39 @@ class FitRecord(Record):
         """A few words for a line of the log."""
         best = "" if self.best_epoch is None else f", best {self.best_epoch + 1}"
         return f"{self.num_epochs} epochs{best}, {self.examples_per_second:,.0f} examples/s"
+
+
+class Spread(Record):
+    """One metric over several fits; ``deviation`` is the standard deviation of a sample."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+class FoldRecord(Record):
+    """The fit of one fold: its metrics on the fold's rows after its best epoch (from 0)."""
+
+    num_epochs: int
+    best_epoch: int
+    metrics: Metrics
+    weights_sha256: str
+
+
+class FoldsRecord(Record):
+    """Cross-validation; without folds it says nothing. ``num_epochs`` is how long the exported model learns from all rows."""
+
+    folds: tuple[FoldRecord, ...] = ()
+    metrics: dict[str, Spread] = {}
+    num_epochs: int | None = None
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        if not self.folds:
+            return "none asked for"
+        told = ", ".join(f"{name} {spread.mean:.4f} ± {spread.deviation:.4f}" for name, spread in self.metrics.items())
+        return f"{len(self.folds)} folds: {told}; {self.num_epochs} epochs are best in the median"
 
 
 class ExportRecord(Record):

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from refit.config import nearest
 from refit.errors import ChampionMovedError, CorruptRecordError, PromotionError, UnknownNameError
 from refit.layout import Layout, ModelLayout
-from refit.records import HistoryRecord, Metrics, Record, sync_folder
+from refit.records import HistoryRecord, Metrics, Record, sync_path
 
 RECORD_NAME = "refit.json"
 LOCK_SECONDS = 600
@@ -388,7 +388,7 @@ def _next_number(model: ModelLayout, history: Iterable[HistoryRecord]) -> int:
 def _writing(model: ModelLayout) -> Iterator[None]:
     """Hold the model's lock, and first put in order what a killed writer left."""
     model.root.mkdir(parents=True, exist_ok=True)
-    sync_folder(model.root.parent)
+    sync_path(model.root.parent)
     lock = FileLock(model.lock, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
@@ -429,7 +429,7 @@ def _append(model: ModelLayout, record: HistoryRecord) -> None:
         file.write(record.model_dump_json().encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(model.root)
+    sync_path(model.root)
 
 
 def _install(model: ModelLayout, source: Path, record: HistoryRecord, put: Callable[[Path, Path], None]) -> None:
@@ -439,7 +439,7 @@ def _install(model: ModelLayout, source: Path, record: HistoryRecord, put: Calla
     complete = record.model_copy(update={"digest": digest_folder(aside)})
     complete.write(aside / RECORD_NAME)
     aside.rename(model.version(record.version))
-    sync_folder(model.root)
+    sync_path(model.root)
     _append(model, complete)
 
 
@@ -452,7 +452,7 @@ def _place(source: Path, target: Path, put: Callable[[Path, Path], None]) -> Non
         else:
             put(path, copy)
     for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
-        sync_folder(folder)
+        sync_path(folder)
 
 
 def _contents(folder: Path) -> Iterator[Path]:
@@ -487,5 +487,5 @@ def _prune(model: ModelLayout, keep_versions: int) -> None:
         if number not in kept and number in _published(history):
             outgoing = model.root / f"{_OUTGOING}{number}"
             model.version(number).rename(outgoing)
-            sync_folder(model.root)
+            sync_path(model.root)
             shutil.rmtree(outgoing)

@@ -1,7 +1,7 @@
 """Rows that could not be used: each with its file, line, column, reason, value and raw text, in one Parquet file an ingest.
 
-Rows whose values do not fit are noted by number while an input is read, and looked up in it afterwards. What is held in
-memory is their numbers, 8 bytes each: a file of nothing but bad rows costs no more than a good one.
+Rows whose values do not fit are noted by number while an input is read, and looked up in it afterwards unless it was known at once
+where they stand. What is held in memory is their numbers, 8 bytes each: a file of nothing but bad rows costs no more than a good one.
 """
 
 import array
@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +73,7 @@ class Rejects:
 class Misfits:
     """Rows of one input in which a value does not fit its column: numbers in memory, columns and values on disk."""
 
-    _SCHEMA = pa.schema([("column", pa.string()), ("value", pa.string())])
+    _SCHEMA = pa.schema([("column", pa.string()), ("value", pa.string()), ("line", pa.int64()), ("text", pa.string())])
 
     def __init__(self, rejects: Rejects, name: str, notes: Path) -> None:
         """Begin; ``notes`` is where the values wait."""
@@ -89,9 +89,18 @@ class Misfits:
         """Rows so far."""
         return len(self._rows)
 
-    def add(self, rows: Sequence[int], columns: pa.Array, values: pa.Array) -> None:
-        """Note rows by their numbers in the input, from 0 and ascending; a missing value is a missing part of the key."""
-        noted = pa.RecordBatch.from_arrays([columns.cast(pa.string()), values.cast(pa.string())], schema=self._SCHEMA)
+    def add(self, rows: Sequence[int], columns: pa.Array, values: pa.Array, places: Sequence[Place] = ()) -> None:
+        """Note rows by their numbers in the input, from 0 and ascending; a missing value is a missing part of the key.
+
+        Args:
+            rows: their numbers.
+            columns: the first column of each that is wrong.
+            values: its text.
+            places: where they stand, where that is known already; for all rows of an input or none.
+        """
+        unknown = [pa.nulls(len(rows), pa.int64()), pa.nulls(len(rows), pa.string())]
+        known = [pa.array([place.line for place in places]), pa.array([place.text for place in places])] if places else unknown
+        noted = pa.RecordBatch.from_arrays([columns.cast(pa.string()), values.cast(pa.string()), *known], schema=self._SCHEMA)
         self._writer = self._writer or pq.ParquetWriter(self._path, self._SCHEMA, compression="lz4")
         self._writer.write_batch(noted)
         self._rows.extend(rows)
@@ -107,12 +116,11 @@ class Misfits:
             return 0
         self._writer.close()
         self._writer = None
-        places: Iterator[Place | None] = locate(self._rows) if locate else itertools.repeat(None)
+        places = locate(self._rows) if locate else None
         rows = iter(self._rows)
         with pq.ParquetFile(self._path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
-                noted = zip(batch["column"].to_pylist(), batch["value"].to_pylist(), strict=True)
-                self._rejects.write_rows([self._told(next(rows), next(places), column, value) for column, value in noted])
+                self._rejects.write_rows([self._told(next(rows), places, noted) for noted in batch.to_pylist()])
         self._path.unlink()
         return len(self._rows)
 
@@ -124,11 +132,14 @@ class Misfits:
             self._writer = None
             self._path.unlink(missing_ok=True)
 
-    def _told(self, row: int, place: Place | None, column: str, value: str | None) -> Row:
+    def _told(self, row: int, places: Iterator[Place] | None, noted: dict[str, Any]) -> Row:
+        column, value, line, text = noted.values()
         reason = "a part of the key is missing" if value is None else "does not fit the column's type"
         self._rejects.reasons[f'"{column}": {reason}'] += 1
-        line, text = (place.line, place.text) if place else (None, None)
-        return self._name, line, None if place else row, column, reason, value, text
+        if places is not None:
+            place = next(places)
+            line, text = place.line, place.text
+        return self._name, line, row if line is None else None, column, reason, value, text
 
 
 def _cut(value: object) -> object:

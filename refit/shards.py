@@ -5,9 +5,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -25,6 +28,7 @@ from refit.sources.inputs import listing, literal
 ROW_GROUP_ROWS = 16_384
 SHARD_ROWS = 1 << 20
 _REPEATING = 0.5
+_MEASURED_LATER = 2  # so many pieces of rows may wait for their statistics
 _TEMPORARY = ".shard."
 
 
@@ -35,11 +39,10 @@ class ShardWriter:
         """Begin without a file; an input of which nothing is kept leaves none."""
         self._home = home
         self._schema = schema
-        self._done: list[ShardRecord] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._profiler = ShardProfiler([])
-        self._path: Path | None = None
-        self._rows = 0
+        self._pool = ThreadPoolExecutor(1)  # measures rows and completes shards while the next rows are written
+        self._measuring: deque[Future[None]] = deque()
+        self._done: list[tuple[_OpenShard, Future[ShardRecord]]] = []
+        self._open: _OpenShard | None = None
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
 
@@ -54,55 +57,79 @@ class ShardWriter:
         """Write what is left and return the shards."""
         self._flush(whole_groups=False)
         self._end_shard()
-        return tuple(self._done)
+        shards = tuple(future.result() for _, future in self._done)
+        self._pool.shutdown()
+        return shards
 
     def close(self) -> None:
-        """Give up an unfinished shard."""
-        if self._writer is not None:
+        """Give up what is not complete."""
+        self._pool.shutdown(cancel_futures=True)
+        for shard, _ in self._done:
+            shard.path.unlink(missing_ok=True)  # complete ones have another name by now
+        if self._open is not None:
             with contextlib.suppress(OSError):  # a full disk must not hide the error that led here
-                self._writer.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+                self._open.writer.close()
+            self._open.path.unlink(missing_ok=True)
 
     def _flush(self, *, whole_groups: bool) -> None:
         """Write what is pending, cut at the same rows in whatever pieces it came."""
         rows = pa.concat_tables(self._pending) if self._pending_rows else None
         while rows is not None and len(rows):
-            full = min(len(rows) - len(rows) % ROW_GROUP_ROWS if whole_groups else len(rows), SHARD_ROWS - self._rows)
+            full = min(len(rows) - len(rows) % ROW_GROUP_ROWS if whole_groups else len(rows), SHARD_ROWS - self._num_open)
             if not full:
                 break
             self._append(rows.slice(0, full).combine_chunks())
             rows = rows.slice(full)
         self._pending, self._pending_rows = ([rows], len(rows)) if rows is not None else ([], 0)
 
+    @property
+    def _num_open(self) -> int:
+        return self._open.num_rows if self._open is not None else 0
+
     def _append(self, rows: pa.Table) -> None:
-        self._open(rows).write_table(rows, row_group_size=ROW_GROUP_ROWS)
-        self._profiler.add(rows)
-        self._rows += len(rows)
-        if self._rows == SHARD_ROWS:
+        shard = self._open = self._open or _OpenShard.begin(self._home, self._schema, rows)
+        shard.writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        shard.num_rows += len(rows)
+        self._measuring.append(self._pool.submit(shard.profiler.add, rows))
+        while len(self._measuring) > _MEASURED_LATER:
+            self._measuring.popleft().result()
+        if shard.num_rows == SHARD_ROWS:
             self._end_shard()
 
-    def _open(self, rows: pa.Table) -> pq.ParquetWriter:
-        if self._writer is None:
-            handle, path = tempfile.mkstemp(dir=self._home.shards_dir, prefix=_TEMPORARY)
-            os.close(handle)
-            self._path = Path(path)
-            self._profiler = ShardProfiler([column_of(field) for field in self._schema if field.name != KEY_HASH])
-            self._writer = pq.ParquetWriter(path, self._schema, use_dictionary=_repeating(rows), **_encoding(self._schema))
-        return self._writer
-
     def _end_shard(self) -> None:
-        if self._writer is None or self._path is None:
-            return
-        self._writer.close()
-        with self._path.open("rb") as file:
+        if self._open is not None:
+            self._open.writer.close()
+            self._done.append((self._open, self._pool.submit(self._open.complete, self._home)))
+            self._open = None
+
+
+@dataclass
+class _OpenShard:
+    """A shard that rows are written to."""
+
+    path: Path
+    writer: pq.ParquetWriter
+    profiler: ShardProfiler
+    num_rows: int = 0
+
+    @classmethod
+    def begin(cls, home: DatasetLayout, schema: pa.Schema, rows: pa.Table) -> Self:
+        """Make its file; how texts are written is decided by the first rows."""
+        handle, path = tempfile.mkstemp(dir=home.shards_dir, prefix=_TEMPORARY)
+        os.close(handle)
+        writer = pq.ParquetWriter(path, schema, use_dictionary=_repeating(rows), **_encoding(schema))
+        return cls(Path(path), writer, ShardProfiler([column_of(field) for field in schema if field.name != KEY_HASH]))
+
+    def complete(self, home: DatasetLayout) -> ShardRecord:
+        """Give the closed file the name of its content, once it has reached the disk and its statistics are kept."""
+        with self.path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        self._path.chmod(0o644)
-        self._done.append(ShardRecord(digest=content, num_rows=self._rows, num_bytes=self._path.stat().st_size))
-        keep_profile(self._profiler.finish(), content, self._home)
-        self._path.rename(self._home.shard(content))
-        self._writer, self._path, self._rows = None, None, 0
+        self.path.chmod(0o644)
+        record = ShardRecord(digest=content, num_rows=self.num_rows, num_bytes=self.path.stat().st_size)
+        keep_profile(self.profiler.finish(), content, home)
+        self.path.rename(home.shard(content))
+        return record
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:

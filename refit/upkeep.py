@@ -16,7 +16,7 @@ from refit.casting import sealed_connection
 from refit.dependents import read_dataset_runs
 from refit.errors import DataError, RefitError, RequestError
 from refit.layout import DatasetLayout, Layout
-from refit.records import Column, Record, SnapshotRecord, SourceRecord, sync_folder
+from refit.records import Column, Record, SnapshotRecord, SourceRecord, sync_path
 from refit.shards import find_leftovers, remove_leftovers
 from refit.snapshots import (
     WAIT_SECONDS,
@@ -250,7 +250,7 @@ def _remove(home: DatasetLayout, records: Sequence[Path], files: Sequence[Path])
     for path in records:
         path.unlink(missing_ok=True)
     if records:
-        sync_folder(home.snapshots_dir)
+        sync_path(home.snapshots_dir)
     for path in files:
         path.unlink(missing_ok=True)
     remove_leftovers(home)

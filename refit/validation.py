@@ -7,20 +7,26 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+
 from refit import drift, expectations, labels, leakage, registry, sizes
+from refit.assignments import NO_SIDE, Sides
 from refit.casting import sealed_connection
 from refit.config import Job, TargetKind, nearest
 from refit.errors import CorruptRecordError, DataError, UnknownNameError
-from refit.layout import Layout
+from refit.layout import DatasetLayout, Layout
 from refit.records import CheckRecord, Column, DriftRecord, SnapshotRecord, ValidationRecord
 from refit.schema import is_number, is_whole
-from refit.shards import live_rows_sql, shard_paths, telling_damage
+from refit.shards import live_mask, live_rows_sql, shard_paths, telling_damage
 from refit.snapshots import read_snapshot
-from refit.splits import side_sql
+from refit.sources.inputs import literal
 from refit.stages import read_stage
 from refit.wording import counted
 
 _log = logging.getLogger(__name__)
+_SIDE = "_side"
 
 
 def validate_snapshot(job: Job, snapshot: SnapshotRecord, layout: Layout) -> ValidationRecord:
@@ -34,9 +40,7 @@ def validate_snapshot(job: Job, snapshot: SnapshotRecord, layout: Layout) -> Val
     if _can_be_read(job, snapshot):
         expectations.check_expectation_types(job, {column.name: column for column in snapshot.columns})
         checks += _content_checks(job, snapshot, layout)
-    for check in checks:
-        if not check.ok and check.only_warns:
-            _log.warning("validate: %s: %s", check.name, check.detail)
+    _warn(checks, "validate")
     measured = None if _failed(checks) else measure_drift(job, snapshot, layout)
     return ValidationRecord(checks=(*checks, *_drift_checks(job, measured)), drift=measured)
 
@@ -58,6 +62,12 @@ def raise_failed(record: ValidationRecord, snapshot: SnapshotRecord) -> Validati
 def _can_be_read(job: Job, snapshot: SnapshotRecord) -> bool:
     """Whether the rows can be looked at: their target is there and is no tensor."""
     return any(column.name == job.target.column and fits_target(column, None) for column in snapshot.columns)
+
+
+def _warn(checks: Iterable[CheckRecord], stage: str) -> None:
+    for check in checks:
+        if not check.ok and check.only_warns:
+            _log.warning("%s: %s: %s", stage, check.name, check.detail)
 
 
 def _failed(checks: Iterable[CheckRecord]) -> list[CheckRecord]:
@@ -143,7 +153,44 @@ def _content_checks(job: Job, snapshot: SnapshotRecord, layout: Layout) -> Itera
             yield from expectations.check_expectations(job, connection, rows, columns)
             yield from labels.check_labels(job, connection, rows, columns)
             yield from sizes.check_sizes(job, snapshot.num_rows, labels.class_sizes(job, connection, rows, columns[job.target.column]))
-            yield from leakage.check_duplicates(job, connection, rows, columns, side_sql(job.split, snapshot))
+
+
+# ---- sides
+
+
+def check_sides(job: Job, snapshot: SnapshotRecord, layout: Layout, sides: Sides) -> tuple[CheckRecord, ...]:
+    """See whether the test split holds rows that training has met under another key; it only warns.
+
+    Args:
+        job: its features.
+        snapshot: it was found valid.
+        layout: where the rows lie.
+        sides: uint8 ``[rows]`` in snapshot order.
+
+    Raises:
+        SourceError: a shard is missing or damaged.
+    """
+    home, columns = layout.dataset(snapshot.dataset), {column.name: column for column in snapshot.columns}
+    with sealed_connection(str(path) for path in shard_paths(home, snapshot.shards)) as connection:
+        rows = _sided_rows_sql(connection, home, snapshot, sides)
+        with telling_damage(home, snapshot.shards):
+            checks = tuple(leakage.check_duplicates(job, connection, rows, columns, _SIDE))
+    _warn(checks, "split")
+    return checks
+
+
+def _sided_rows_sql(connection: duckdb.DuckDBPyConnection, home: DatasetLayout, snapshot: SnapshotRecord, sides: Sides) -> str:
+    """A table expression over the rows that are on a side, which stands in the column ``_side``."""
+    parts, start = [], 0
+    for number, shard in enumerate(snapshot.shards):
+        stored = np.full(shard.num_rows, NO_SIDE, dtype=np.uint8)
+        stored[live_mask(home, shard)] = sides[start : start + shard.num_live]
+        start += shard.num_live
+        connection.register(f"_sides_{number}", pa.table({_SIDE: stored}))
+        path = literal(str(home.shard(shard.digest)))
+        joined = f"read_parquet({path}, hive_partitioning=false) POSITIONAL JOIN _sides_{number}"
+        parts.append(f"SELECT * FROM {joined} WHERE {_SIDE} < {NO_SIDE}")  # noqa: S608 -- names of our own
+    return f"({' UNION ALL BY NAME '.join(parts)})"
 
 
 # ---- drift

@@ -1,4 +1,4 @@
-"""Train, validation and test: a row never changes sides."""
+"""Train, validation and test: no row comes into the test split after it was trained on."""
 
 from prefect import task
 
@@ -10,7 +10,12 @@ from tasks.policy import STAGE
 
 @task(**STAGE)
 def split(run: Run, snapshot: SnapshotRecord) -> SplitRecord:
-    """Assign every row and record who is on which side."""
-    from refit import splits
+    """Assign every row, record who is on which side, and see whether training has met the test rows under other keys."""
+    from refit import splits, validation
 
-    return run_stage(run.paths, "split", SplitRecord, lambda: splits.split_rows(snapshot, run.job.split, run.layout, run.paths))
+    def produce() -> SplitRecord:
+        record = splits.split_rows(snapshot, run.job, run.layout, run.paths)
+        checks = validation.check_sides(run.job, snapshot, run.layout, splits.read_sides(run.paths))
+        return record.model_copy(update={"checks": checks})
+
+    return run_stage(run.paths, "split", SplitRecord, produce)

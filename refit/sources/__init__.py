@@ -12,7 +12,7 @@ from typing import cast
 from refit.config import CsvSource, DataConfig, JsonSource, ParquetSource, PythonSource, Source, SqlSource, digest
 from refit.errors import NothingThereError, SourceError
 from refit.records import SourceRecord
-from refit.sources.inputs import Batches, Input, Lister, Opener, Text
+from refit.sources.inputs import Batches, Input, Lines, Lister, Opener, Text
 from refit.sources.locations import list_files
 from refit.sources.seen import Seen, digest_files
 
@@ -79,7 +79,7 @@ def _list_files(source: CsvSource | JsonSource | ParquetSource, seen: Seen) -> l
 
 
 @contextlib.contextmanager
-def open_input(found: Input, spool: Path) -> Iterator[Text | Batches]:
+def open_input(found: Input, spool: Path) -> Iterator[Text | Lines | Batches]:
     """Make an input ready to be read.
 
     Args:

@@ -167,7 +167,7 @@ def _read_csv(file: File, source: ImagesSource, spool: Path) -> _Manifest:
     """As a CSV source's rows; a column gets a type if all its values fit it, and else is text."""
     csv = CsvSource(kind="csv", path=file.name, endpoint=source.endpoint, region=source.region)
     with (
-        delimited.open_input(Input(name=file.name, digest="", source=csv, files=(file,), is_doubtful=True), spool) as text,
+        delimited.open_sound(Input(name=file.name, digest="", source=csv, files=(file,)), spool) as text,
         sealed_connection(map(str, text.paths)) as connection,
     ):
         _check_names(list(text.names), file, source)

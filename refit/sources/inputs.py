@@ -2,7 +2,7 @@
 
 A source is a module with two functions. ``list_inputs(source, known, seen)`` names what there is to read now, with a digest
 of the content, so that what was read once is not read again. ``open_input(found, spool)`` is a context manager that gives
-``Text``, which DuckDB reads and ingestion casts, or ``Batches`` of Arrow columns that are typed already.
+``Text``, which DuckDB reads and ingestion casts, ``Lines``, which Arrow parses, or ``Batches`` of Arrow columns that are typed already.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from refit.config import Source
+from refit.parallel import ordered_map
 from refit.records import Column, SourceRecord
 
 if TYPE_CHECKING:
@@ -89,9 +92,7 @@ class Text:
         paths: the files that it reads; the connection may read no others.
         faults: what the scan could not read as a row; called in the scan's connection after its last row.
         locate: for rows of the scan, counted from 0 and ascending, where they stand in the input. Costs a pass over it.
-        count_rows: tells how many rows the scan must give, maybe by a pass over the input. One that gives another number, or an
-            error, was not what it seemed to be: it is to be opened anew as ``is_doubtful``.
-        is_proved: the structure of every row was looked at, so that there is nothing left to doubt.
+        count_rows: tells how many rows the scan must give.
         raw: the scan where it is cheaper to have without the blanks around values taken off; see ``Raw``.
         dialect: said of the input in errors, such as ``separated by ','``.
     """
@@ -101,10 +102,58 @@ class Text:
     paths: tuple[Path, ...]
     faults: Callable[[duckdb.DuckDBPyConnection], list[Reject]]
     locate: Callable[[Sequence[int]], Iterator[Place]]
-    count_rows: Callable[[], int | None]
-    is_proved: bool = True
+    count_rows: Callable[[], int]
     raw: "Raw | None" = None
     dialect: str = ""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A piece of ``Lines``.
+
+    Attributes:
+        rows: the values as strings, as they stand in the text.
+        text: the piece; every line has its end.
+        ends: where the lines end, int64 ``[lines]``.
+    """
+
+    rows: pa.RecordBatch
+    text: bytes
+    ends: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Text of which every line is a row or empty, in pieces that can be parsed side by side.
+
+    Attributes:
+        names: its columns, in order.
+        read: yields the pieces, each of whole lines.
+        parse: raises ``DoubtfulError`` where a line is not shown to be a row: the input is to be opened anew as ``is_doubtful``.
+        clean: values of a column without the blanks around them, missing ones null.
+        find: for rows of a piece, counted from 0 and ascending, where they stand in it, its first line being 1.
+        locate: for rows of the whole input where they stand in it. Costs a pass over it.
+        num_lines: before the first piece.
+        dialect: said of the input in errors.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[], Iterator[bytes]]
+    parse: Callable[[bytes], Parsed]
+    clean: Callable[[pa.StringArray], pa.StringArray]
+    find: Callable[[Parsed, npt.NDArray[np.int64]], list[Place]]
+    locate: Callable[[Sequence[int]], Iterator[Place]]
+    num_lines: int = 0
+    dialect: str = ""
+
+    def values(self) -> Iterator[pa.RecordBatch]:
+        """All rows, parsed side by side and cleaned, in order."""
+        return ordered_map(self.cleaned, self.read())
+
+    def cleaned(self, piece: bytes) -> pa.RecordBatch:
+        """The rows of a piece, parsed and cleaned."""
+        rows = self.parse(piece).rows
+        return pa.RecordBatch.from_arrays([self.clean(column) for column in rows.columns], schema=rows.schema)
 
 
 class DoubtfulError(Exception):
@@ -149,7 +198,7 @@ MAX_RAW_TEXT = 2_000
 class Opener(Protocol):
     """A module that reads inputs of one kind."""
 
-    def open_input(self, found: Input, spool: Path) -> AbstractContextManager[Text | Batches]:
+    def open_input(self, found: Input, spool: Path) -> AbstractContextManager[Text | Lines | Batches]:
         """Make an input ready to be read; what it puts into the folder ``spool`` is gone afterwards."""
 
 

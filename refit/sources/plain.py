@@ -11,7 +11,6 @@ import errno
 import gzip
 import io
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections import Counter
@@ -30,7 +29,6 @@ from refit.sources.inputs import MAX_RAW_TEXT, Place, Reject, first_line, litera
 
 BLOCK_BYTES = 1 << 20
 MAX_ROW_BYTES = 16 << 20
-MAX_QUICK_LINE = 1 << 20
 MAX_REJECTS = 100_000
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_RATIO = 500
@@ -457,89 +455,6 @@ def sound_rows(plain: Plain, cutter: Cutter, spool: Path, *, start: Start = FROM
         )
 
 
-@dataclass
-class QuickLook:
-    """A file in which every line seems to be a row.
-
-    Nothing is cut: lines are counted. A reader that takes every line for a row of the right number of values, or passes over it if
-    it is blank, or fails, and that gives as many rows as there are lines, has read each line as one row.
-
-    Attributes:
-        plain: the text.
-        cutter: says what a row is, should one be asked for.
-        start: where rows begin.
-        watch: told the first bytes of every piece, returns what it knows by then; what it knew of the beginning must hold to the end.
-        fits: told the same, whether none of those lines is a row that a reader may take for a shorter one.
-    """
-
-    plain: Plain
-    cutter: Cutter
-    start: Start
-    watch: Callable[[bytes | bytearray, int], str]
-    fits: Callable[[bytes | bytearray, int], bool]
-    survey: Survey = field(default_factory=lambda: Survey(longest=MAX_QUICK_LINE))
-
-    def __post_init__(self) -> None:
-        """Nothing is known yet."""
-        self._lock = threading.Lock()
-        self._known = ""
-        self._is_counted = False
-        self._is_sound = False
-
-    def rows(self) -> Rows | None:
-        """The rows by the file's beginning; None where they are not one a line, or where DuckDB cannot be trusted with them."""
-        if not self.plain.is_direct or self.start.num_skipped is None or self.start.ends - {_ENDS_LF}:
-            return None
-        with self.plain.open(start=self.start.num_bytes) as stream:
-            head = stream.read(BLOCK_BYTES)
-        self._known = self.watch(head, head.rfind(b"\n") + 1)
-        if self._is_odd(head, 0, len(head)):
-            return None
-        return Rows(self.plain.path.absolute(), self.start.num_skipped, _ENDS_LF, self.survey, self._locate)
-
-    def count(self) -> int | None:
-        """How many rows there are, by a pass over the file; None where it is not what it seemed to be.
-
-        Raises:
-            RefusedError: it cannot be read to its end.
-        """
-        with self._lock:
-            self._is_counted = self._is_counted or self._count()
-        return self.survey.num_rows if self._is_sound else None
-
-    def _count(self) -> bool:
-        survey, buffer, left = Survey(num_lines=self.start.num_lines), bytearray(MAX_QUICK_LINE + BLOCK_BYTES), 0
-        with cast("io.BufferedReader", self.plain.open(start=self.start.num_bytes)) as stream:
-            while num_bytes := stream.readinto(memoryview(buffer)[left : left + BLOCK_BYTES]):
-                end = left + num_bytes
-                size = buffer.rfind(b"\n", 0, end) + 1
-                if self._is_odd(buffer, left, end) or end - size > MAX_QUICK_LINE or self.watch(buffer, size) != self._known:
-                    return True
-                if not buffer.isascii() and _decode_error(bytes(buffer[:size])):
-                    return True  # DuckDB looks at no column that it is not asked for
-                if not self.fits(buffer, size):
-                    return True
-                num_lines = buffer.count(b"\n", 0, size)
-                survey.marks.append(Mark(size, num_lines, num_lines, is_even=True))
-                survey.num_rows += num_lines
-                left = end - size
-                buffer[:left] = buffer[size:end]
-        if left:
-            survey.marks.append(Mark(left, 1, 0, is_even=False))
-            survey.num_rows += 1
-        self.survey.marks, self.survey.num_rows, self.survey.num_lines = survey.marks, survey.num_rows, survey.num_lines
-        rest = bytes(buffer[:left])
-        self._is_sound = self.watch(rest, left) == self._known and not _decode_error(rest) and (not rest or self.fits(rest + b"\n", left + 1))
-        return True
-
-    def _is_odd(self, buffer: bytes | bytearray, start: int, end: int) -> bool:
-        return buffer.find(b"\r", start, end) >= 0 or buffer.find(b"\0", start, end) >= 0
-
-    def _locate(self, rows: Sequence[int]) -> Iterator[Place]:
-        self.count()
-        return _locate(self.plain, self.cutter, self.start, self.survey, rows)
-
-
 def _exhaust(pieces: Iterable[Piece]) -> None:
     for _ in pieces:
         pass
@@ -750,8 +665,8 @@ def checked_names(names: Sequence[str], where: str, remedy: str) -> list[str]:
         RefusedError: two are one to SQL, which knows no case.
     """
     filled = [name or f"column_{index}" for index, name in enumerate(names, start=1)]
-    counts = Counter(name.lower() for name in filled)
-    twice = sorted({name for name in filled if counts[name.lower()] > 1})
+    counts = Counter(name.casefold() for name in filled)
+    twice = sorted({name for name in filled if counts[name.casefold()] > 1})
     if twice:
         what = "names of columns stand twice, or differ in upper and lower case only."
         raise RefusedError(what, where=where, received=", ".join(map(repr, twice)), remedy=remedy)
@@ -802,13 +717,13 @@ def _locate(plain: Plain, cutter: Cutter, start: Start, survey: Survey, rows: Se
             until = int(np.searchsorted(wanted, row + mark.num_rows))
             if until > taken:
                 cut = None if mark.is_even else cutter
-                yield from _places(stream.read(mark.size), cut, wanted[taken:until] - row, line)
+                yield from places(stream.read(mark.size), cut, wanted[taken:until] - row, line)
             else:
                 _pass_over(stream, mark.size)
             row, line, taken = row + mark.num_rows, line + mark.num_lines, until
 
 
-def _places(text: bytes, cutter: Cutter | None, rows: Offsets, first_line_number: int) -> Iterator[Place]:
+def places(text: bytes, cutter: Cutter | None, rows: Offsets, first_line_number: int) -> Iterator[Place]:
     """Where rows of a piece stand; without a cutter every line is a row."""
     lines = line_starts(text)
     if cutter is None:

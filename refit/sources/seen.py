@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -11,12 +11,14 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from refit.config import Located
+from refit.parallel import ordered_map
 from refit.records import write_atomically
 from refit.sources.inputs import File
 from refit.sources.locations import file_times, read_pieces
 from refit.sources.stores import is_address
 
 _THREADS = 8
+_BLOCK_BYTES = 16 << 20
 _SETTLED_LOCAL_NS = 2_000_000_000
 _SETTLED_REMOTE_NS = 60_000_000_000
 
@@ -94,7 +96,9 @@ def _was_settled(file: File, at: int) -> bool:
 
 
 def digest_file(file: File, place: Located, seen: Seen) -> str:
-    """SHA-256 (hex) of the content, read only if ``seen`` does not have it.
+    """Digest (hex) of the content, read only if ``seen`` does not have it.
+
+    It is the SHA-256 of the SHA-256s of the content's blocks of 16 MiB, which several threads can make of one large file.
 
     Raises:
         SourceError: the file may not be read, or is no longer there.
@@ -104,10 +108,33 @@ def digest_file(file: File, place: Located, seen: Seen) -> str:
     if known is not None:
         return known
     at, content = seen.clock(), hashlib.sha256()
-    for piece in read_pieces(file, place):
-        content.update(piece)
+    for block in ordered_map(_sha256, _blocks(read_pieces(file, place))):
+        content.update(block)
     seen.add(file, content.hexdigest(), at=at)
     return content.hexdigest()
+
+
+def _blocks(pieces: Iterator[bytes]) -> Iterator[list[memoryview]]:
+    """Pieces that make up ``_BLOCK_BYTES`` each, but for the last."""
+    block: list[memoryview] = []
+    room = _BLOCK_BYTES
+    for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest) >= room:
+            yield [*block, rest[:room]]
+            rest, block, room = rest[room:], [], _BLOCK_BYTES
+        if len(rest):
+            block.append(rest)
+            room -= len(rest)
+    if block:
+        yield block
+
+
+def _sha256(block: list[memoryview]) -> bytes:
+    content = hashlib.sha256()
+    for piece in block:
+        content.update(piece)
+    return content.digest()
 
 
 def digest_files(files: Sequence[File], place: Located, seen: Seen) -> list[str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import duckdb
+import pyarrow as pa
 
 from refit.config import CsvSource, JsonSource
-from refit.sources.inputs import DoubtfulError, Input, Place, Reject, listing
+from refit.sources.inputs import DoubtfulError, Input, Lines, Place, Reject, Text, listing
 from refit.sources.locations import list_files
 
 
@@ -66,15 +67,22 @@ def scan(module: ModuleType, found: Input, spool: Path) -> Scanned:
 
 
 def _scan(module: ModuleType, found: Input, spool: Path) -> Scanned:
-    with module.open_input(found, spool) as text, sealed(text.paths) as connection:
-        try:
-            reader = connection.sql(f"SELECT * FROM {text.scan}").to_arrow_reader(65_536)
-            rows = [row for batch in reader for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
-        except (duckdb.Error, OSError):
-            if text.is_proved:
-                raise
-            raise DoubtfulError from None
-        if len(rows) != text.count_rows():
-            assert not text.is_proved
-            raise DoubtfulError
+    with module.open_input(found, spool) as text:
+        return _parsed(text) if isinstance(text, Lines) else _queried(text)
+
+
+def _parsed(lines: Lines) -> Scanned:
+    rows = [row for batch in lines.values() for row in rows_of(batch)]
+    return Scanned(lines.names, rows, [], list(lines.locate(range(len(rows)))), ())
+
+
+def _queried(text: Text) -> Scanned:
+    with sealed(text.paths) as connection:
+        reader = connection.sql(f"SELECT * FROM {text.scan}").to_arrow_reader(65_536)
+        rows = [row for batch in reader for row in rows_of(batch)]
+        assert len(rows) == text.count_rows()
         return Scanned(text.names, rows, text.faults(connection), list(text.locate(range(len(rows)))), text.paths)
+
+
+def rows_of(batch: pa.RecordBatch) -> list[tuple[str | None, ...]]:
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))

@@ -71,7 +71,7 @@ class Shop:
         """A run's folder as the ingest and the split leave it."""
         job = self.job(split__test=0.3, split__validation=0.3)
         paths = self.layout.run("people", run)
-        split_rows(snapshot, job.split, self.layout, paths)
+        split_rows(snapshot, job, self.layout, paths)
         record = RunRecord(
             run=run,
             job="people",

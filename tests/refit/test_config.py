@@ -16,6 +16,7 @@ from refit.config import (
     apply_overrides,
     digest,
     dotted,
+    duration_seconds,
     find_faults,
     job_digest,
     nearest,
@@ -43,6 +44,7 @@ WHOLE = {
         "select": ["fare", "company", "big_tipper"],
         "where": "fare > 0",
         "key": ["company", "fare"],
+        "time": "trip_start",
         "max_rejected_fraction": 0.05,
         "refused": "fail",
         "vanished": "drop",
@@ -56,17 +58,32 @@ WHOLE = {
         "photo": {"kind": "image", "scale": 0.5},
     },
     "target": {"column": "big_tipper", "kind": "binary"},
-    "split": {"by": "group", "group": "company", "validation": 0.1, "test": 0.2},
+    "split": {
+        "by": "group",
+        "group": "company",
+        "stratify": None,
+        "column": None,
+        "values": {},
+        "validation": 0.1,
+        "test": 0.2,
+        "gap": None,
+        "where": "fare < 100",
+        "k_fold": {"folds": 4},
+        "resplit_each_epoch": False,
+    },
     "model": {"build": "models.dense:build_model", "options": {"hidden_units": [128, 64]}},
     "fit": {
         "epochs": 20,
         "batch_size": 256,
+        "class_weight": {"true": 2.0},
+        "sample_weight": None,
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "clipnorm": 1.0},
         "decay": {"kind": "cosine", "warmup_steps": 200, "final_fraction": 0.1},
         "early_stopping": {"monitor": "val_loss", "patience": 5, "min_delta": 0.001},
         "checkpoint": {"every_epochs": 2, "keep": 3},
         "validation_freq": 2,
     },
+    "batches": {"engine": "resident", "memory_mb": 512, "window_rows": 65_536, "drop_remainder": True, "sample": 0.5},
     "gate": {
         "require": {"accuracy": {"at_least": 0.8}, "loss": {"at_most": 1.0}},
         "champion": {"metric": "auc", "must": "be_better", "margin": 0.002, "confidence": 0.9},
@@ -241,8 +258,29 @@ def test_a_bound_that_is_no_number_is_refused() -> None:
     ("changes", "says"),
     [
         ({"split__validation": 0.5, "split__test": 0.5}, "add up to 1"),
-        ({"split__by": "group"}, "give both or neither"),
-        ({"split__group": "a"}, "give both or neither"),
+        ({"split__by": "group"}, '"by: group" needs "group", the name of the column'),
+        ({"split__by": "column"}, '"by: column" needs "column", the name of the column'),
+        ({"split__group": "a"}, '"group" is for "by: group"'),
+        ({"split__stratify": "a"}, '"stratify" is for "by: stratified"'),
+        ({"split__values": {"a": "test"}}, '"values" is for "by: column"'),
+        ({"split__gap": "1 day"}, '"gap" is for "by: time"'),
+        ({"split__test": "7 days"}, '"7 days" is a window of time, which is for "by: time"'),
+        ({"split__validation": "7 days"}, "give validation and test as shares, such as 0.2"),
+        ({"split__test": "3 months"}, "such as \"7 days\" (seconds, minutes, hours, days, weeks). Received: '3 months'."),
+        ({"split__test": "0 days"}, "lies between 0 and 1"),
+        ({"split__test": 20}, "a share of the rows lies between 0 and 1, such as 0.2"),
+        ({"split__test": None}, "Received: None."),
+        ({"split__test": [1]}, "Received: [1]."),
+        ({"split__test": True}, "Received: True."),
+        ({"split": {"by": "time", "gap": "a day"}}, 'a duration is a number of seconds, minutes, hours, days, weeks, such as "7 days"'),
+        ({"split": {"by": "time", "gap": 3}}, "Received: '3'."),
+        ({"split": {"by": "time", "validation": 0.5, "test": 0.6}}, "add up to 1.1"),
+        ({"split": {"by": "time", "k_fold": {"folds": 3}}}, "by: time takes none"),
+        ({"split": {"by": "time", "resplit_each_epoch": True}}, "by: time takes none"),
+        ({"split": {"k_fold": {"folds": 3}, "resplit_each_epoch": True}}, "choose one"),
+        ({"split__k_fold__folds": 1}, "greater than or equal to 2"),
+        ({"split__by": "random"}, "'hash', 'group', 'stratified', 'time' or 'column'"),
+        ({"split": {"by": "column", "column": "a", "values": {"b": "exam"}}}, "'train', 'validation' or 'test'"),
         ({"fit__optimizer": {"name": "adam", "momentum": 0.9}}, "adam takes no momentum"),
         ({"fit__optimizer": {"name": "rmsprop", "nesterov": True}}, "rmsprop takes no nesterov"),
         ({"fit__epochs": 1, "fit__validation_freq": 2}, "nothing would be validated"),
@@ -281,6 +319,26 @@ def test_an_impossible_value_is_refused_in_words(changes, says) -> None:
     found = faults(**changes)
     assert len(found) == 1
     assert says in next(iter(found.values()))
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [("1 second", 1), ("90 seconds", 90), ("2 minutes", 120), ("1 hour", 3_600), ("7 days", 604_800), ("2 weeks", 1_209_600)],
+)
+def test_a_window_by_time_may_be_a_duration(duration, seconds) -> None:
+    job = parse_job(LEAST, {"data.time": "moment", "split": {"by": "time", "test": duration, "validation": 0.1, "gap": duration}})
+    assert (job.split.test, job.split.validation, job.split.gap) == (duration, 0.1, duration)
+    assert duration_seconds(duration) == seconds
+
+
+def test_a_share_may_be_a_text_that_is_a_number() -> None:
+    assert parse_job(LEAST, {"split.test": "0.25"}).split.test == 0.25
+
+
+def test_columns_that_say_how_rows_are_divided_are_named() -> None:
+    assert parse_job(LEAST, {"split": {"by": "group", "group": "a"}}).split.named_columns == ("a",)
+    assert parse_job(LEAST, {"split": {"by": "column", "column": "b"}}).split.named_columns == ("b",)
+    assert parse_job(LEAST).split.named_columns == ()
 
 
 def test_early_stopping_may_be_switched_off() -> None:

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refit.errors import RefitError, RefusedError
-from refit.sources import delimited, plain
-from refit.sources.delimited import Grammar
+from refit.sources import delimited, lines, plain
+from refit.sources.grammar import Grammar
 from tests.refit.scanned import Scanned, csv_source, input_of, scan
 
 COMMA = Grammar(b",", b'"', b'"')
@@ -81,7 +81,7 @@ def by_python(text: str) -> tuple[list[tuple[str | None, ...]], list[int], list[
 @example(text='x,y,z\n\n\n\n"","",""\r\r"","","\n"', block=64)
 @given(text=files(), block=st.sampled_from([5, 17, 64, 1 << 20]))
 def test_rows_lines_and_rejects_are_those_of_the_csv_module(tmp_path_factory, text, block) -> None:
-    with patch.object(plain, "BLOCK_BYTES", block):
+    with patch.object(plain, "BLOCK_BYTES", block), patch.object(lines, "PIECE_BYTES", block):
         scanned = read(tmp_path_factory.mktemp("a"), text)
     assert (scanned.rows, scanned.lines, scanned.fault_lines) == by_python(text)
 
@@ -92,18 +92,18 @@ def test_rows_lines_and_rejects_are_those_of_the_csv_module(tmp_path_factory, te
 @example(text="a,,\n", block=1 << 20, is_dos=False)
 @example(text='"a,b",,""', block=1 << 20, is_dos=False)
 @given(text=st.lists(LETTERS | st.just("\r"), max_size=40).map("".join), block=st.sampled_from([5, 17, 1 << 20]), is_dos=st.booleans())
-def test_duckdb_reads_what_the_grammar_reads_whatever_the_text_is(tmp_path_factory, text, block, is_dos) -> None:
+def test_what_is_read_is_what_the_grammar_reads_whatever_the_text_is(tmp_path_factory, text, block, is_dos) -> None:
     text = "x,y\n" + text
     if is_dos:
         text = text.replace("\r", "").replace("\n", "\r\n")
-    with patch.object(plain, "BLOCK_BYTES", block):
+    with patch.object(plain, "BLOCK_BYTES", block), patch.object(lines, "PIECE_BYTES", block):
         scanned = read(tmp_path_factory.mktemp("b"), text)
     values = [COMMA.split(place.text.encode()) for place in scanned.places]
     assert scanned.rows == [tuple(COMMA.read(value) or None for value in row[:2]) for row in values]
     begins = scanned.lines + [line for line in scanned.fault_lines if line]
     assert len(set(begins)) == len(begins)
-    lines = list(io.StringIO(text, newline=""))
-    assert all(lines[place.line - 1].startswith(place.text[: len(lines[place.line - 1].rstrip("\r\n"))]) for place in scanned.places)
+    written = list(io.StringIO(text, newline=""))
+    assert all(written[place.line - 1].startswith(place.text[: len(written[place.line - 1].rstrip("\r\n"))]) for place in scanned.places)
 
 
 # ---- rows

@@ -17,6 +17,7 @@ from refit.layout import Layout
 from refit.records import Column
 from refit.references import CODE_VARIABLE
 from refit.schema import KEY_HASH, SQL_TYPES, arrow_schema, column_type, field_of
+from refit.shards import read_table
 from tests.refit.reference_hash import hash_of
 
 CODE = """\
@@ -35,6 +36,11 @@ def changing():
 def losing():
     yield from [pa.RecordBatch.from_pydict({"x": [1] * 50_000, "y": [0] * 50_000})] * 8
     yield pa.RecordBatch.from_pydict({"y": [0]})
+def growing():
+    yield pa.RecordBatch.from_pydict({"x": [1], "y": [0]})
+    yield pa.RecordBatch.from_pydict({"x": [2], "more": ["a"], "y": [1]})
+def far():
+    yield pa.RecordBatch.from_arrays([pa.array([2**60], pa.timestamp("s")), pa.array([0])], names=["x", "y"])
 def repeated(): yield pa.RecordBatch.from_arrays([pa.array([1])] * 3, names=["x", "x", "y"])
 def cases(): yield pa.RecordBatch.from_pydict({"x": [1], "X": [2], "y": [0]})
 """
@@ -208,6 +214,33 @@ def test_many_row_groups_are_written_in_order(shop) -> None:
 
 
 # ---- what is rejected and filtered
+
+
+def test_a_column_that_only_later_batches_have_is_missing_before_and_ignored_where_nothing_pinned_it(shop, code) -> None:
+    shop.write("a.parquet", pa.table({"x": [0], "more": ["b"], "y": [1]}))
+    sources = [{"kind": "parquet", "path": str(shop.folder / "in" / "a.parquet")}, code("growing")]
+    tree = {"name": "job", "data": {"sources": sources, "optional": ["more"]}, "target": {"column": "y"}}
+    table = read_table(ingest(parse_job(tree), shop.layout), shop.layout, ["x", "more"])
+    assert table.to_pydict() == {"x": [0, 1, 2], "more": ["b", None, "a"]}
+    alone = parse_job(tree, {"data.sources": sources[1:], "data.optional": [], "name": "alone"})
+    assert [column.name for column in ingest(alone, shop.layout).columns] == ["x", "y"]
+
+
+def test_times_beyond_what_microseconds_can_say_are_refused(shop, code) -> None:
+    with pytest.raises(SourceError, match="too far away"):
+        shop.ingest(source=code("far"))
+
+
+def test_a_name_that_duckdb_gives_to_positions_is_refused(shop) -> None:
+    shop.write("a.csv", "file_row_number,x,y\n1,2,0\n")
+    with pytest.raises(SchemaMismatchError, match="kept for refit"):
+        shop.ingest()
+
+
+def test_a_derived_number_that_is_not_finite_is_missing(shop) -> None:
+    shop.write("a.csv", "x,y\n1,0\n0,1\n")
+    snapshot = shop.ingest(data__derive={"z": "exp(1000 * x)"})
+    assert read_table(snapshot, shop.layout, ["z"])["z"].to_pylist() == [None, 1.0]
 
 
 def test_every_row_that_was_read_is_kept_rejected_or_filtered(shop) -> None:

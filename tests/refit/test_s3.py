@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import hashlib
 import logging
 import os
 import subprocess
@@ -17,6 +16,7 @@ from refit.errors import RefitError, SourceError
 from refit.sources.locations import list_files, list_folder, local_path
 from refit.sources.seen import Seen, digest_file, digest_files
 from refit.sources.stores import TransientError
+from tests.refit.digests import digest_of
 from tests.refit.object_store import KEY, SECRET, breaking_line, free_port, running_store, set_credentials
 
 CONTENT = bytes(range(256)) * 5000
@@ -107,15 +107,13 @@ def test_a_missing_bucket_is_named(store, place, key):
 
 def test_objects_are_digested_in_order(store, place):
     files = list_files(store.address("day=*/**"), place)
-    assert digest_files(files, place, Seen()) == [
-        hashlib.sha256(file.name.removeprefix(store.address("")).encode()).hexdigest() for file in files
-    ]
+    assert digest_files(files, place, Seen()) == [digest_of(file.name.removeprefix(store.address("")).encode()) for file in files]
 
 
 def test_an_object_is_copied_for_as_long_as_it_is_needed(store, place, tmp_path):
     packed = gzip.compress(CONTENT * 10)
     (file,) = list_files(store.put("big/rows.csv.gz", packed), place)
-    assert digest_file(file, place, Seen()) == hashlib.sha256(packed).hexdigest()
+    assert digest_file(file, place, Seen()) == digest_of(packed)
     with local_path(file, place, tmp_path / "spool") as path:
         assert path.read_bytes() == packed  # as it is: pyarrow unpacks by the name unless it is told not to
         assert (path.parent, path.name.endswith(".csv.gz")) == (tmp_path / "spool", True)
@@ -143,14 +141,14 @@ def test_only_new_and_changed_objects_are_read_again(store, place, tmp_path):
     files = list_files(store.address("increments/*"), place)
     again = Seen.load(tmp_path / "seen.json")
     assert [again.find(file) for file in files] == [*first, None]
-    assert digest_files(files, place, again) == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+    assert digest_files(files, place, again) == [digest_of(content) for content in (b"one", b"two")]
 
     time.sleep(1.1 - time.time() % 1)  # S3 tells times in whole seconds
     store.put("increments/a.csv", b"new")
     files = list_files(store.address("increments/*"), place)
-    assert digest_file(files[0], place, again) == hashlib.sha256(b"new").hexdigest()
+    assert digest_file(files[0], place, again) == digest_of(b"new")
     store.remove("increments/a.csv")
-    assert digest_file(files[1], place, again) == hashlib.sha256(b"two").hexdigest()
+    assert digest_file(files[1], place, again) == digest_of(b"two")
     with pytest.raises(TransientError, match="changed or was removed"):
         digest_file(files[0], place, Seen())
 
@@ -159,7 +157,7 @@ def test_an_object_written_twice_in_a_second_is_read_twice(store, place):
     seen, address = Seen(), store.put("racy/a.csv", b"one")
     digest_file(list_files(address, place)[0], place, seen)
     store.put("racy/a.csv", b"two")
-    assert digest_file(list_files(address, place)[0], place, seen) == hashlib.sha256(b"two").hexdigest()
+    assert digest_file(list_files(address, place)[0], place, seen) == digest_of(b"two")
 
 
 def test_another_server_has_other_objects(store, place):
