@@ -1,6 +1,7 @@
 """``refit check --deep``: sources are read and the model is built, in a folder that is thrown away."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from refit import batches, fitting, gate, ingestion, splits, validation
@@ -19,8 +20,8 @@ def check_deeply(job: Job) -> None:
         run = layout.run(job.name, "check")
         snapshot = ingestion.ingest(job, layout)
         validation.raise_failed(validation.validate_snapshot(job, snapshot, layout), snapshot)
-        splits.split_rows(snapshot, job.split, layout, run)
-        train = splits.read_rows(snapshot, layout, run, "train", [column.name for column in snapshot.columns])
-        plan = batches.plan_batches(job, snapshot, train)
+        splits.split_rows(snapshot, job, layout, run)
+        read = partial(splits.read_rows, snapshot, layout, run, draw="pool" if job.split.resplit_each_epoch else "split")
+        plan = batches.plan_batches(job, snapshot, layout, splits.read_sides(run), read)
         gate.check_gate(job.gate, plan.target.kind)
         fitting.describe_model(job, plan)

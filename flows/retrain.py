@@ -15,6 +15,7 @@ from tasks.adopt import adopt
 from tasks.announce import announce
 from tasks.build import build
 from tasks.convert import convert
+from tasks.cross_validate import cross_validate
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.fit import fit
@@ -47,7 +48,8 @@ def retrain(job: Job, overrides: dict[str, Any] | None = None, force: bool = Fal
         split(run, snapshot)  # train / validation / test, for ever
         plan = convert(run, snapshot)  # Parquet -> tf.data; statistics of the train split
         build(run, plan)  # one Keras graph from raw columns
-        fit(run, snapshot, plan)  # checkpoints, early stopping, decay, TensorBoard
+        folds = cross_validate(run, snapshot)  # k-fold, where the job asks for it: estimates with spread
+        fit(run, snapshot, plan, folds)  # checkpoints, early stopping, decay, TensorBoard
         exported = export(run, snapshot, plan)  # SavedModel, proved in a process with only TensorFlow
         published = None
         while published is None:  # again only if the champion moved while we judged

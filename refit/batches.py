@@ -1,30 +1,40 @@
 """Parquet to tf.data: a batch is a pure function of (snapshot, split, seed, epoch, step).
 
-All fixed-width columns of a row lie side by side in one matrix of bytes. An epoch's order is one stateless permutation, a
-batch one gather of rows, and columns are bit-cast slices of them. There is no shuffle buffer and no hidden state, so that
-any batch of any epoch can be produced first, in any process.
+Two engines stand behind the functions here: ``refit.resident`` holds all rows in memory, ``refit.streaming`` reads them in windows.
+Neither has a shuffle buffer or hidden state, so that any batch of any epoch can be produced first, in any process.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow as tf
 
-from refit.config import Job
-from refit.errors import DataError
-from refit.features import encode_labels, fit_plans, plan_target, resolve_features
-from refit.layout import Layout, RunLayout
-from refit.records import BatchesRecord, FeaturePlan, Side, SnapshotRecord, TargetPlan
-from refit.schema import raw_input, to_numpy
-from refit.splits import Rows, read_rows
+from refit.assignments import NO_SIDE, SIDE_CODES, TRAIN, VALIDATION, Sides, threshold
+from refit.config import BatchesConfig, Feature, ImageFeature, Job
+from refit.errors import DataError, JobError
+from refit.features import encode_labels, fit_plans, plan_image, plan_target, resolve_features
+from refit.layout import Layout
+from refit.memory import available_bytes
+from refit.packing import Packing, plan_packing
+from refit.records import BatchesRecord, FeaturePlan, Side, SnapshotRecord
+from refit.resident import Resident, load_resident
+from refit.row_groups import check_digests, count_missing, open_row_groups, stored_bytes
+from refit.shards import live_mask, read_hashes
+from refit.slicing import Slicing, count_steps
+from refit.splits import Rows
+from refit.streaming import Streaming
+from refit.weights import check_weight_column, check_weights_count, class_weights
+from refit.wording import counted
 
-_ALIGNMENT = 8
-_TENSOR_ALIGNMENT = 64  # bytes; a tensor over memory that begins elsewhere aborts the process. Source: EIGEN_MAX_ALIGN_BYTES
-LABEL = "_label"
+RowsSource = Resident | Streaming
+ReadColumns = Callable[[Side, list[str]], Rows]
+_WINDOW_BYTES = 1 << 28
+_SHARE_OF_MEMORY = 0.5
+_FIBONACCI = np.uint64(0x9E3779B97F4A7C15)  # spreads hashes of which a split has taken a range. Source: Knuth, TAOCP 3, 6.4
+FITTED: tuple[Side, ...] = ("train", "validation")
+_log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
@@ -34,173 +44,224 @@ class Position(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True)
-class Field:
-    """Where a column lies in a row of the matrix. Strings lie as int32 codes into ``words``."""
-
-    name: str
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
-    words: tuple[str, ...] | None = None
-
-    @property
-    def width(self) -> int:
-        """Bytes of the column in a row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-    @property
-    def element(self) -> str:
-        """The column in a batch, as people read it."""
-        return f"{'string' if self.words is not None else self.dtype} {['batch', *self.shape]}".replace("'", "")
+# ---- how rows become batches
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Rows of one split in RAM: ``matrix`` is uint8 ``[rows, row_bytes]``; it must stay unchanged while datasets use it."""
+def plan_batches(job: Job, snapshot: SnapshotRecord, layout: Layout, sides: Sides, read: ReadColumns) -> BatchesRecord:
+    """Decide how rows become batches: features and target with their statistics, weights, elements, engine, steps.
 
-    matrix: np.ndarray
-    fields: tuple[Field, ...]
-
-    @property
-    def num_rows(self) -> int:
-        """Rows."""
-        return len(self.matrix)
-
-
-def pack_rows(rows: Rows, features: Iterable[FeaturePlan], target: TargetPlan) -> Packed:
-    """Pack features and label of every row.
-
-    Raises:
-        DataError: a label is missing or was never seen in the train split, or an image is missing.
-    """
-    columns = [(plan.name, *_packable(rows.table[plan.name], plan)) for plan in features]
-    columns.append((LABEL, encode_labels(rows.table[target.name], target), None))
-    fields, offset = [], 0
-    for name, values, words in columns:
-        field = Field(name=name, offset=offset, dtype=values.dtype.name, shape=values.shape[1:], words=words)
-        fields.append(field)
-        offset = _aligned(offset + field.width)
-    matrix = _aligned_zeros(len(rows.table), offset)
-    for field, (_, values, _) in zip(fields, columns, strict=True):
-        raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), field.width)
-        matrix[:, field.offset : field.offset + field.width] = raw
-    return Packed(matrix=matrix, fields=tuple(fields))
-
-
-def _aligned_zeros(rows: int, width: int) -> np.ndarray:
-    """Zeros that begin where TensorFlow wants a tensor to begin, which NumPy does not promise."""
-    memory = np.zeros(rows * width + _TENSOR_ALIGNMENT, dtype=np.uint8)
-    first = -memory.ctypes.data % _TENSOR_ALIGNMENT
-    return memory[first : first + rows * width].reshape(rows, width)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
-
-
-def _packable(values: pa.ChunkedArray, plan: FeaturePlan) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    if raw_input(plan)[0] != "string":
-        return to_numpy(values, plan), None
-    encoded = pc.dictionary_encode(values.cast(pa.string()).fill_null("").combine_chunks())
-    return np.asarray(encoded.indices.to_numpy(), dtype=np.int32), tuple(encoded.dictionary.to_pylist()) or ("",)
-
-
-def count_steps(num_rows: int, batch_size: int) -> int:
-    """Batches of an epoch; the last may be smaller."""
-    return -(-num_rows // batch_size)
-
-
-def read_batches(packed: Packed, *, batch_size: int, seed: int, start: Position) -> tf.data.Dataset:
-    """Stream shuffled batches without end, in the order that (seed, epoch, step) fixes.
-
-    Args:
-        packed: the train split.
-        batch_size: rows a batch; the last of an epoch may be smaller.
-        seed: of the order.
-        start: the first batch to produce; earlier ones are neither read nor computed.
-
-    Returns:
-        Elements ``(features, label)``: features maps each column to ``[batch, *shape]``; label is ``[batch]``.
-    """
-    matrix, steps, num_rows = _as_constant(packed.matrix), count_steps(packed.num_rows, batch_size), packed.num_rows
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(num_rows), seed=tf.stack([tf.constant(seed, tf.int64), epoch]))
-        first = tf.where(epoch == start.epoch, tf.constant(start.step, tf.int64), tf.constant(0, tf.int64))
-        return tf.data.Dataset.range(first, steps).map(lambda step: order[step * batch_size : (step + 1) * batch_size])
-
-    epochs = tf.data.Dataset.range(start.epoch, np.iinfo(np.int64).max)
-    return _finish(epochs.flat_map(one_epoch).map(lambda rows: tf.gather(matrix, rows)), packed.fields)
-
-
-def read_in_order(packed: Packed, *, batch_size: int) -> tf.data.Dataset:
-    """Every row once, in the order of the snapshot; the last batch may be smaller. Elements as in ``read_batches``."""
-    matrix, num_rows = _as_constant(packed.matrix), packed.num_rows
-    starts = tf.data.Dataset.range(0, num_rows, batch_size)
-    dataset = _finish(starts.map(lambda start: matrix[start : tf.minimum(start + batch_size, num_rows)]), packed.fields)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count_steps(num_rows, batch_size)))
-
-
-def _finish(rows: tf.data.Dataset, fields: tuple[Field, ...]) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    # The default optimisations copy captured constants. Source: docs/decisions/0004-batches.md
-    options.experimental_optimization.apply_default_optimizations = False
-    return rows.map(lambda block: _unpack(block, fields)).prefetch(2).with_options(options)
-
-
-def _unpack(block: tf.Tensor, fields: tuple[Field, ...]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    columns = {field.name: _column(block, field) for field in fields}
-    label = columns.pop(LABEL)
-    return columns, label
-
-
-def _column(block: tf.Tensor, field: Field) -> tf.Tensor:
-    raw = block[:, field.offset : field.offset + field.width]
-    size = np.dtype(field.dtype).itemsize
-    values = raw if size == 1 else tf.bitcast(tf.reshape(raw, [-1, field.width // size, size]), field.dtype)
-    values = tf.ensure_shape(tf.reshape(values, [-1, *field.shape]), [None, *field.shape])
-    return values if field.words is None else tf.gather(tf.constant(field.words), values)
-
-
-def _as_constant(matrix: np.ndarray) -> tf.Tensor:
-    """The matrix as a tensor over the same memory."""
-    return tf.experimental.dlpack.from_dlpack(matrix.__dlpack__())
-
-
-def plan_batches(job: Job, snapshot: SnapshotRecord, train: Rows) -> BatchesRecord:
-    """Decide how rows become batches: features and target with their statistics, elements, steps.
+    Columns are read one at a time.
 
     Args:
         job: the job.
         snapshot: the data.
-        train: all columns of the train split.
+        layout: where they lie.
+        sides: of each row, as ``refit.splits.read_sides`` gives them for the fit.
+        read: columns of the rows of a side; what it gives as train is what statistics are taken from.
 
     Raises:
-        DataError: a feature or the target cannot be made of its column, or there are fewer rows than a batch.
+        DataError: a feature, the target or a weight cannot be made of its column, or there are fewer rows than a batch.
+        JobError: the class weights do not fit the target.
+        SourceError: a shard is missing or damaged.
     """
-    if len(train.table) < job.fit.batch_size:
-        raise DataError(
-            f"the train split has {len(train.table)} rows, fewer than a batch of {job.fit.batch_size}.",
-            where="fit.batch_size",
-            remedy="Lower it, or add rows.",
-        )
-    features = fit_plans(resolve_features(job, snapshot), snapshot, train)
-    target = plan_target(job, snapshot, train.table[job.target.column])
-    sample = pack_rows(Rows("train", train.table.slice(0, 1)), features, target)
+    check_digests(snapshot, layout)
+    features = tuple(_plan_feature(job, snapshot, name, feature, read) for name, feature in resolve_features(job, snapshot).items())
+    labels = read("train", [job.target.column]).table[job.target.column]
+    target = plan_target(job, snapshot, labels)
+    _check_weights(job, snapshot, read)
+    encode_labels(read("validation", [target.name]).table[target.name], target)
+    num_train, num_validation = _count_rows(job, sample_sides(snapshot, layout, sides, job.batches.sample))
+    packing = plan_packing(features, target, job.fit.sample_weight)
+    engine = choose_engine(job.batches, _held_bytes(snapshot, layout, packing, num_train + num_validation))
+    if engine == "streaming":
+        _check_images(snapshot, layout, features)
     return BatchesRecord(
-        engine="resident",
-        row_bytes=sample.matrix.shape[1],
+        engine=engine,
+        row_bytes=packing.row_bytes,
         batch_size=job.fit.batch_size,
-        steps_per_epoch=count_steps(len(train.table), job.fit.batch_size),
-        elements={field.name: field.element for field in sample.fields},
+        steps_per_epoch=count_steps(num_train, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
+        elements={field.name: field.element for field in packing.fields},
         features=features,
         target=target,
+        num_train=num_train,
+        num_validation=num_validation,
+        window_rows=max(job.fit.batch_size, min(job.batches.window_rows, _WINDOW_BYTES // packing.row_bytes)),
+        drop_remainder=job.batches.drop_remainder,
+        sample=job.batches.sample,
+        resplit_each_epoch=job.split.resplit_each_epoch,
+        class_weights=class_weights(job.fit.class_weight, target, labels),
+        sample_weight=job.fit.sample_weight,
+        tensorflow=str(tf.__version__),
     )
 
 
-def load_side(snapshot: SnapshotRecord, plan: BatchesRecord, layout: Layout, run: RunLayout, side: Side) -> Packed:
-    """Read and pack one side of the split."""
-    columns = [*(feature.name for feature in plan.features), plan.target.name]
-    return pack_rows(read_rows(snapshot, layout, run, side, columns), plan.features, plan.target)
+def _held_bytes(snapshot: SnapshotRecord, layout: Layout, packing: Packing, num_rows: int) -> int:
+    """Memory that rows take when all are held; what lies beside the records is there twice while it is read."""
+    return num_rows * packing.row_bytes + 2 * stored_bytes(snapshot, layout, [field.column for field in packing.words])
+
+
+def _check_images(snapshot: SnapshotRecord, layout: Layout, features: Sequence[FeaturePlan]) -> None:
+    """See that no image is missing, for streaming would meet it in the middle of an epoch.
+
+    Raises:
+        DataError: one is.
+    """
+    for name, count in count_missing(snapshot, layout, [plan.name for plan in features if plan.kind == "image"]).items():
+        raise DataError(f'{count:,} values of "{name}" are missing, a tensor column has none.', remedy="Filter them: data.where.")
+
+
+def _plan_feature(job: Job, snapshot: SnapshotRecord, name: str, feature: Feature, read: ReadColumns) -> FeaturePlan:
+    """A feature with its statistics; of images there are none, and they are not read."""
+    if name == job.fit.sample_weight:
+        raise JobError(f'"{name}" is the weight of a row and cannot be a feature, too.', where=f"features.{name}")
+    if isinstance(feature, ImageFeature):
+        return plan_image(name, feature, snapshot.column(name))
+    return fit_plans({name: feature}, snapshot, read("train", [name]))[0]
+
+
+def _check_weights(job: Job, snapshot: SnapshotRecord, read: ReadColumns) -> None:
+    """See that sample weights are weights on each side that has rows."""
+    name = job.fit.sample_weight
+    if name is None:
+        return
+    check_weight_column(snapshot, name)
+    for side in FITTED:
+        values = read(side, [name]).table[name]
+        if len(values):
+            check_weights_count(values, name, side)
+
+
+def _count_rows(job: Job, sides: Sides) -> tuple[int, int]:
+    """Rows of an epoch on each side.
+
+    Raises:
+        DataError: there are fewer than a batch.
+    """
+    num_train, num_validation = (int((sides == code).sum()) for code in (TRAIN, VALIDATION))
+    if num_train < job.fit.batch_size:
+        told = "the train split has" if job.batches.sample is None else f"the sample ({job.batches.sample:g} of the train split) has"
+        raise DataError(
+            f"{told} {counted(num_train, 'row')}, fewer than a batch of {job.fit.batch_size}.",
+            where="fit.batch_size",
+            remedy="Lower it, or add rows.",
+        )
+    return num_train, num_validation
+
+
+def choose_engine(config: BatchesConfig, num_bytes: int) -> Literal["resident", "streaming"]:
+    """What the job says, or resident where packed rows take at most ``memory_mb``, by default half of the memory that is free."""
+    if config.engine != "auto":
+        return config.engine
+    allowed = config.memory_mb << 20 if config.memory_mb is not None else int(available_bytes() * _SHARE_OF_MEMORY)
+    return "resident" if num_bytes <= allowed else "streaming"
+
+
+def sample_sides(snapshot: SnapshotRecord, layout: Layout, sides: Sides, share: float | None) -> Sides:
+    """Sides with this share of the train rows, the others on no side: a row is in the sample, or not, however many there are.
+
+    Returns:
+        uint8 ``[rows]``; ``sides`` itself where there is no share.
+    """
+    if share is None:
+        return sides
+    home, shards = layout.dataset(snapshot.dataset), snapshot.shards
+    keys = np.concatenate([hashes[live_mask(home, shard)] for hashes, shard in zip(read_hashes(home, shards), shards, strict=True)])
+    is_left_out = (sides == TRAIN) & (keys * _FIBONACCI >= threshold(share))
+    return np.where(is_left_out, np.uint8(NO_SIDE), sides)
+
+
+# ---- reading
+
+
+def open_side(snapshot: SnapshotRecord, plan: BatchesRecord, layout: Layout, sides: Sides, side: Literal[Side, "pool"]) -> RowsSource:
+    """Rows of one side, ready to be read by the plan's engine.
+
+    Args:
+        snapshot: the data.
+        plan: how rows become batches.
+        layout: where they lie.
+        sides: of each row, uint8 ``[rows]`` in the order of the snapshot.
+        side: which rows. ``pool``: train and validation together; what is validation is drawn anew for each epoch, as many rows
+            as ``sides`` say.
+
+    Raises:
+        SourceError: a shard is missing, truncated or altered.
+        DataError: the side is empty, or rows cannot be used.
+    """
+    sides = sample_sides(snapshot, layout, sides, plan.sample)
+    is_chosen = sides <= VALIDATION if side == "pool" else sides == SIDE_CODES[side]
+    if not is_chosen.any():
+        counts = ", ".join(f"{int((sides == code).sum()):,} {name}" for name, code in SIDE_CODES.items())
+        raise DataError(f"no row is left for {side}.", where="split", received=f"{len(sides):,} rows: {counts}", remedy="Add rows.")
+    packing = plan_packing(plan.features, plan.target, plan.sample_weight)
+    groups = open_row_groups(snapshot, layout, packing.columns, is_chosen)
+    weights = plan.class_weights if side in ("train", "pool") else None
+    num_validation = int((sides == VALIDATION).sum()) if side == "pool" else 0
+    if plan.tensorflow not in ("", tf.__version__):
+        _log.warning("batches: planned with TensorFlow %s; %s may order rows otherwise", plan.tensorflow, tf.__version__)
+    if plan.engine == "resident":
+        return load_resident(groups, packing, class_weights=weights, num_validation=num_validation)
+    return Streaming(groups, packing, plan.window_rows, weights, num_validation)
+
+
+def read_batches(
+    source: RowsSource,
+    *,
+    batch_size: int,
+    seed: int,
+    start: Position,
+    drop_remainder: bool = False,
+    worker: int = 0,
+    num_workers: int = 1,
+    device: str | None = None,
+) -> tf.data.Dataset:
+    """Stream shuffled batches without end, in the order that (seed, epoch, step) fixes.
+
+    Args:
+        source: the train split, or the pool.
+        batch_size: rows a batch over all workers; the last of an epoch may be smaller.
+        seed: of the order.
+        start: the first batch to produce; earlier ones are neither read nor computed.
+        drop_remainder: leave a smaller last batch out; which rows that are differs from epoch to epoch.
+        worker: whose rows: ``worker``, ``worker + num_workers`` and so on of each batch.
+        num_workers: how many share each batch. Where the last batch has fewer rows, some get none of it.
+        device: where batches are copied to ahead of use, such as ``/gpu:0``; batches with strings stay on the host.
+
+    Returns:
+        Elements ``(features, label)``, or ``(features, label, weight)`` where classes or rows have weights: features maps each column
+        to ``[batch, *shape]``; label and weight are ``[batch]``.
+
+    Raises:
+        ValueError: an epoch has no such step.
+    """
+    slicing = Slicing(batch_size, drop_remainder, worker, num_workers)
+    if not 0 <= start.step < slicing.num_steps(source.num_rows):
+        raise ValueError(f"an epoch of {source.num_rows} rows has {slicing.num_steps(source.num_rows)} steps, none is {start.step}")
+    return source.shuffled(seed=seed, epoch=start.epoch, step=start.step, slicing=slicing, device=device)
+
+
+def read_in_order(source: RowsSource, *, batch_size: int) -> tf.data.Dataset:
+    """Every row once, in the order of the snapshot; the last batch may be smaller. Elements as in ``read_batches``, classes unweighted."""
+    return _of_length(source.in_order(Slicing(batch_size)), source.num_rows, batch_size)
+
+
+def read_validation(source: RowsSource, *, batch_size: int, seed: int, epoch: int | tf.Variable) -> tf.data.Dataset:
+    """The rows of a pool that are validation rows in an epoch, every one once. Elements as in ``read_in_order``.
+
+    Args:
+        source: the pool.
+        batch_size: rows a batch; the last may be smaller.
+        seed: that of ``read_batches``.
+        epoch: whose rows. A variable is read whenever an iteration begins, so that one dataset follows the epochs of a fit.
+
+    Raises:
+        ValueError: the source is no pool.
+    """
+    if not source.num_validation:
+        raise ValueError("only of a pool are validation rows drawn; use read_in_order")
+    batches = source.validation(seed=seed, epoch=epoch, slicing=Slicing(batch_size))
+    return _of_length(batches, source.num_validation, batch_size)
+
+
+def _of_length(batches: tf.data.Dataset, num_rows: int, batch_size: int) -> tf.data.Dataset:
+    return batches.apply(tf.data.experimental.assert_cardinality(count_steps(num_rows, batch_size)))

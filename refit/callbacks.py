@@ -74,6 +74,19 @@ class Restorer(keras.callbacks.Callback):  # type: ignore[misc]
         self._restore()
 
 
+class EpochStart(keras.callbacks.Callback):  # type: ignore[misc]
+    """Runs ``tell(epoch)`` at the beginning of every epoch."""
+
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        """Keep the function."""
+        super().__init__()
+        self._tell = tell
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
+        """Tell."""
+        self._tell(epoch)
+
+
 class EpochEnd(keras.callbacks.Callback):  # type: ignore[misc]
     """Runs ``save(epoch)`` at the end of every so many epochs, and of the one that stops the fit. Stands last."""
 

@@ -82,15 +82,18 @@ def _check_output(outputs: dict[str, tf.TensorSpec], name: str, target: TargetPl
 
 
 def evaluate(
-    model_name: str, plan: BatchesRecord, exported: ExportRecord, validation: Rows, test: Rows, layout: Layout, run: RunLayout
+    model_name: str, plan: BatchesRecord, exported: ExportRecord, validation: Rows | None, test: Rows, layout: Layout, run: RunLayout
 ) -> EvaluationRecord:
     """Score the candidate on validation and test rows, and the champion on the same test rows.
 
-    Writes labels and both models' predictions on the test rows to ``scores.parquet``.
+    There are no validation rows where the model learned from all of them. Writes labels and both models' predictions on the test rows
+    to ``scores.parquet``.
     """
     candidate = layout.resolve(exported.path)
     metrics: dict[str, Metrics] = {}
     for side, rows in (("validation", validation), ("test", test)):
+        if rows is None:
+            continue
         labels = encode_labels(rows.table[plan.target.name], plan.target)
         predictions = score_rows(candidate, raw_columns(rows.table, plan.features), plan.target)
         metrics[side] = compute_metrics(plan.target.kind, labels, predictions)

@@ -20,7 +20,7 @@ import tensorflow as tf
 from refit import proof
 from refit.errors import ProofError
 from refit.layout import Layout, RunLayout
-from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_folder
+from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_path
 from refit.registry import digest_folder
 from refit.schema import raw_input, to_numpy
 from refit.splits import Rows
@@ -58,7 +58,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         reply = _prove(judge, aside, inputs, expected, Path(folder))
         shutil.rmtree(run.saved_model, ignore_errors=True)
         aside.rename(run.saved_model)
-    sync_folder(run.model_dir)
+    sync_path(run.model_dir)
     return ExportRecord(
         path=layout.relative(run.saved_model),
         digest=digest_folder(run.saved_model),

@@ -32,7 +32,7 @@ def resolve_features(job: Job, snapshot: SnapshotRecord) -> dict[str, Feature]:
     """
     if job.features is not None:
         return dict(job.features)
-    taken = {job.target.column, *job.data.key, *([job.split.group] if job.split.group else [])}
+    taken = {job.target.column, *job.data.key, *job.split.named_columns, job.fit.sample_weight}
     inferred = {column.name: _infer_feature(column) for column in snapshot.columns if column.name not in taken}
     found = {name: feature for name, feature in inferred.items() if feature is not None}
     if not found:
@@ -65,8 +65,7 @@ def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) 
     if missing == len(values):
         raise DataError(f'"{name}" has no value in the train split.', where="features", remedy="Leave the feature out.")
     if isinstance(feature, ImageFeature):
-        scale = feature.scale or (1 / 255 if column.dtype == "uint8" else 1.0)
-        return FeaturePlan(name=name, kind="image", column=column, scale=scale, num_missing=missing)
+        return plan_image(name, feature, column)
     if isinstance(feature, CategoryFeature):
         return FeaturePlan(name=name, kind="category", column=column, vocabulary=_vocabulary(values, feature), num_missing=missing)
     numbers = numbers_to_numpy(values).astype(np.float64)
@@ -77,6 +76,11 @@ def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) 
     return FeaturePlan(
         name=name, kind="numeric", column=column, mean=float(present.mean()), variance=float(present.var()), num_missing=missing
     )
+
+
+def plan_image(name: str, feature: ImageFeature, column: Column) -> FeaturePlan:
+    """The plan of an image, which needs no statistics."""
+    return FeaturePlan(name=name, kind="image", column=column, scale=feature.scale or (1 / 255 if column.dtype == "uint8" else 1.0))
 
 
 def _vocabulary(values: pa.ChunkedArray, feature: CategoryFeature) -> tuple[str, ...] | tuple[int, ...]:

@@ -15,8 +15,8 @@ import tensorflow as tf
 import yaml
 
 from refit import references
-from refit.batches import Packed, Position, count_steps, read_batches, read_in_order
-from refit.callbacks import EpochEnd, Recorder, Reporter, Restorer, StopOnNaN, callback_state, restore_callback
+from refit.batches import Position, RowsSource, read_batches, read_in_order, read_validation
+from refit.callbacks import EpochEnd, EpochStart, Recorder, Reporter, Restorer, StopOnNaN, callback_state, restore_callback
 from refit.checkpoints import Checkpoint, CheckpointRecord, read_newest, remove_checkpoints, write_checkpoint
 from refit.config import CosineDecay, ExponentialDecay, FitConfig, Job, PlateauDecay, StepDecay, TargetKind, digest, nearest
 from refit.errors import CodeError, FitError, JobError
@@ -24,6 +24,7 @@ from refit.features import Target, build_inputs, build_target
 from refit.layout import RunLayout
 from refit.progress import OnProgress, ignore_progress
 from refit.records import BatchesRecord, BuildRecord, FitRecord, Resumption
+from refit.slicing import count_steps
 
 LOSSES: dict[TargetKind, str] = {
     "binary": "binary_crossentropy",
@@ -63,7 +64,7 @@ def assemble_model(job: Job, plan: BatchesRecord) -> keras.Model:
         ) from error
     _check_output(model, target, reference)
     _check_monitors(job.fit, target.kind)
-    _compile(model, job, target, plan.steps_per_epoch)
+    _compile(model, job, target, plan)
     return model
 
 
@@ -76,10 +77,13 @@ def _check_output(model: object, target: Target, reference: str) -> None:
         raise CodeError(f'the model of "{reference}" does not fit the target.', where="model", expected=expected, received=str(shape))
 
 
-def _compile(model: keras.Model, job: Job, target: Target, steps_per_epoch: int) -> None:
+def _compile(model: keras.Model, job: Job, target: Target, plan: BatchesRecord) -> None:
+    """Compile; where rows or classes have weights, metrics count them as the loss does."""
     made = {"auc": keras.metrics.AUC, "rmse": keras.metrics.RootMeanSquaredError, "mae": keras.metrics.MeanAbsoluteError}
     metrics = [made[name](name=name) if name in made else name for name in METRICS[target.kind]]
-    model.compile(optimizer=build_optimizer(job.fit, steps_per_epoch), loss=LOSSES[target.kind], metrics=metrics)
+    is_weighted = plan.sample_weight is not None or plan.class_weights is not None
+    counted = {"weighted_metrics" if is_weighted else "metrics": metrics}
+    model.compile(optimizer=build_optimizer(job.fit, plan.steps_per_epoch), loss=LOSSES[target.kind], **counted)
 
 
 def build_optimizer(config: FitConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -159,7 +163,14 @@ def prepare_devices() -> tuple[str, ...]:
 
 
 def fit_model(
-    job: Job, plan: BatchesRecord, train: Packed, validation: Packed, run: RunLayout, *, on_progress: OnProgress = ignore_progress
+    job: Job,
+    plan: BatchesRecord,
+    train: RowsSource,
+    validation: RowsSource | None,
+    run: RunLayout,
+    *,
+    num_epochs: int | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> FitRecord:
     """Fit the model, or go on with a fit of this run that was interrupted.
 
@@ -168,9 +179,10 @@ def fit_model(
     Args:
         job: the whole job; ``belongs_to`` of the checkpoints covers it and the plan.
         plan: features and target with their statistics.
-        train: packed train split.
-        validation: packed validation split.
+        train: rows of the train split, or a pool of which validation rows are drawn anew for each epoch.
+        validation: rows of the validation split; None: they are drawn from a pool, or there are none and nothing stops early.
         run: the run's paths.
+        num_epochs: fit for so many epochs and not for the job's, whose schedule of the learning rate stays as it is.
         on_progress: told while the fit runs; must return at once.
 
     Raises:
@@ -178,7 +190,8 @@ def fit_model(
     """
     devices = prepare_devices()
     model = assemble_model(job, plan)
-    state = _State(job, plan, model, run)
+    is_validated = validation is not None or bool(train.num_validation)
+    state = _State(job, plan, model, run, is_validated=is_validated, num_epochs=num_epochs or job.fit.epochs)
     resumption = state.restore_variables()
     started = time.perf_counter()
     _call_fit(state, job, train, validation, run, on_progress)
@@ -202,11 +215,12 @@ def fit_model(
 class _State:
     """Everything that a checkpoint holds, and the way there and back."""
 
-    def __init__(self, job: Job, plan: BatchesRecord, model: keras.Model, run: RunLayout) -> None:
+    def __init__(self, job: Job, plan: BatchesRecord, model: keras.Model, run: RunLayout, *, is_validated: bool, num_epochs: int) -> None:
         self.model = model
+        self.num_epochs = num_epochs
         self.recorder = Recorder()
-        self.monitors = _monitors(job.fit)
-        self.belongs_to = digest({"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json")})
+        self.monitors = _monitors(job.fit, is_validated=is_validated)
+        self.belongs_to = digest({"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs})
         self.resumed_at: tuple[Resumption, ...] = ()
         self._steps = plan.steps_per_epoch
         self._run = run
@@ -273,45 +287,56 @@ class _State:
         return {"model": list(self.model.variables), "optimizer": list(self.model.optimizer.variables)}
 
 
-def _monitors(config: FitConfig) -> dict[str, keras.callbacks.Callback]:
+def _monitors(config: FitConfig, *, is_validated: bool) -> dict[str, keras.callbacks.Callback]:
+    """What watches the fit; without validation rows nothing stops it early."""
     monitors: dict[str, keras.callbacks.Callback] = {}
     if isinstance(config.decay, PlateauDecay):
         decay = config.decay
         monitors["plateau"] = keras.callbacks.ReduceLROnPlateau(decay.monitor, factor=decay.factor, patience=decay.patience)
     stopping = config.early_stopping
-    if stopping is not None:
+    if stopping is not None and is_validated:
         monitors["early_stopping"] = keras.callbacks.EarlyStopping(
             stopping.monitor, patience=stopping.patience, min_delta=stopping.min_delta, restore_best_weights=True
         )
     return monitors
 
 
-def _call_fit(state: _State, job: Job, train: Packed, validation: Packed, run: RunLayout, on_progress: OnProgress) -> None:
-    fit, steps = job.fit, count_steps(train.num_rows, job.fit.batch_size)
+def _call_fit(state: _State, job: Job, train: RowsSource, validation: RowsSource | None, run: RunLayout, on_progress: OnProgress) -> None:
+    fit, drop = job.fit, job.batches.drop_remainder
+    steps = count_steps(train.num_rows, fit.batch_size, drop_remainder=drop)
+    epoch = tf.Variable(state.start.epoch, dtype=tf.int64, trainable=False)
     board = keras.callbacks.TensorBoard(str(run.tensorboard_dir), write_graph=True, update_freq="epoch")
     if state.start.epoch == 0:
         _write_text(run.tensorboard_dir / "train", job)
     if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
         warnings.filterwarnings("ignore", message=".*conditioned on metric.*which is not available")
     state.model.fit(
-        read_batches(train, batch_size=fit.batch_size, seed=job.seed, start=state.start),
-        validation_data=read_in_order(validation, batch_size=max(fit.batch_size, 256)),
+        read_batches(train, batch_size=fit.batch_size, seed=job.seed, start=state.start, drop_remainder=drop),
+        validation_data=_validation_batches(job, train, validation, epoch),
         validation_freq=fit.validation_freq,
         steps_per_epoch=steps,
-        initial_epoch=fit.epochs if state.is_stopped else state.start.epoch,
-        epochs=fit.epochs,
+        initial_epoch=state.num_epochs if state.is_stopped else state.start.epoch,
+        epochs=state.num_epochs,
         shuffle=False,
         verbose=0,
         callbacks=[
+            EpochStart(epoch.assign),
             StopOnNaN(),
             *state.monitors.values(),
             state.recorder,
             board,
             Restorer(state.restore_callbacks),
-            Reporter(on_progress, num_epochs=fit.epochs, steps_per_epoch=steps),
+            Reporter(on_progress, num_epochs=state.num_epochs, steps_per_epoch=steps),
             EpochEnd(state.save, every_epochs=fit.checkpoint.every_epochs),
         ],
     )
+
+
+def _validation_batches(job: Job, train: RowsSource, validation: RowsSource | None, epoch: tf.Variable) -> tf.data.Dataset | None:
+    batch_size = max(job.fit.batch_size, 256)
+    if validation is not None:
+        return read_in_order(validation, batch_size=batch_size)
+    return read_validation(train, batch_size=batch_size, seed=job.seed, epoch=epoch) if train.num_validation else None
 
 
 def _check_monitors(config: FitConfig, kind: TargetKind) -> None:

@@ -13,6 +13,7 @@ from refit.records import (
     EvaluationRecord,
     ExportRecord,
     FitRecord,
+    FoldsRecord,
     GateRecord,
     Metrics,
     PublishRecord,
@@ -56,6 +57,7 @@ class Stages:
     split: SplitRecord | None = None
     convert: BatchesRecord | None = None
     build: BuildRecord | None = None
+    folds: FoldsRecord | None = None
     fit: FitRecord | None = None
     export: ExportRecord | None = None
     evaluate: EvaluationRecord | None = None
@@ -75,6 +77,7 @@ def read_stages(layout: RunLayout) -> Stages:
         split=read_stage(layout, "split", SplitRecord),
         convert=read_stage(layout, "convert", BatchesRecord),
         build=read_stage(layout, "build", BuildRecord),
+        folds=read_stage(layout, "folds", FoldsRecord),
         fit=read_stage(layout, "fit", FitRecord),
         export=read_stage(layout, "export", ExportRecord),
         evaluate=read_stage(layout, "evaluate", EvaluationRecord),
@@ -130,7 +133,8 @@ class Facts:
     @property
     def progress(self) -> list[tuple[str, str]]:
         """Each stage that leaves a record, with its state: done, stopped (where the run ended) or open."""
-        names = [name for name in STAGES if name in Stages.__dataclass_fields__]
+        has_folds = self.record.parameters.split.k_fold is not None
+        names = [name for name in STAGES if name in Stages.__dataclass_fields__ and (has_folds or name != "folds")]
         states = ["open" if getattr(self.stages, name) is None else "done" for name in names]
         if "open" in states and self.record.status in ("failed", "cancelled", "abandoned"):
             states[states.index("open")] = "stopped"
@@ -164,11 +168,12 @@ def write_headline(facts: Facts) -> Headline:
 
 def warn_of_data(facts: Facts) -> str:
     """One sentence on columns that have drifted and on checks that warn; empty where the data give no cause."""
-    validation = facts.stages.validate
+    validation, split = facts.stages.validate, facts.stages.split
     if validation is None:
         return ""
     drifted = validation.drift.drifted if validation.drift else []
     warning = [check.name for check in validation.warnings if check.only_warns and not (drifted and check.name == "drift")]
+    warning += [check.name for check in split.checks if not check.ok] if split else []
     told = []
     if drifted:
         names = [f"{column.name} (the label)" if column.is_target else column.name for column in drifted]

@@ -132,7 +132,9 @@ MISSING_INTEGER = -(2**63)
 
 
 def numbers_to_numpy(values: pa.ChunkedArray) -> np.ndarray:
-    """Numbers or truth values as float32 ``[rows]``; missing ones are NaN."""
+    """Numbers or truth values as float32 ``[rows]``; missing ones are NaN. A view of Arrow's buffer where that holds such values."""
+    if pa.types.is_float32(values.type):
+        return np.asarray(values.fill_null(float("nan")).to_numpy())
     return np.asarray(values.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(), dtype=np.float32)
 
 
@@ -142,14 +144,23 @@ def tensor_to_numpy(values: pa.ChunkedArray, column: Column) -> np.ndarray:
     Raises:
         DataError: a value is missing.
     """
-    if values.null_count:
-        raise DataError(
-            f'{values.null_count} values of "{column.name}" are missing, a tensor column has none.', remedy="Filter them: data.where."
-        )
+    check_present(values, column)
     parts = [_tensor_view(chunk, column) for chunk in values.chunks if len(chunk)]
     if not parts:
         return np.empty((0, *(column.shape or ())), dtype=column.dtype)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def check_present(values: pa.ChunkedArray, column: Column) -> None:
+    """See that a column of tensors or of encoded images has a value in every row.
+
+    Raises:
+        DataError: one is missing.
+    """
+    if values.null_count:
+        raise DataError(
+            f'{values.null_count} values of "{column.name}" are missing, a tensor column has none.', remedy="Filter them: data.where."
+        )
 
 
 def _tensor_view(chunk: pa.Array, column: Column) -> np.ndarray:

@@ -15,7 +15,8 @@ def evaluate(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord, exported: 
 
     def produce() -> EvaluationRecord:
         columns = [column.name for column in snapshot.columns]
-        validation = splits.read_rows(snapshot, run.layout, run.paths, "validation", columns)
+        is_held_out = not (run.job.split.k_fold or run.job.split.resplit_each_epoch)
+        validation = splits.read_rows(snapshot, run.layout, run.paths, "validation", columns) if is_held_out else None
         test = splits.read_rows(snapshot, run.layout, run.paths, "test", columns)
         return evaluation.evaluate(run.job.name, plan, exported, validation, test, run.layout, run.paths)
 

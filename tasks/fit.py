@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from refit.progress import FitProgress, OnProgress, describe, terminal_bar
-from refit.records import BatchesRecord, FitRecord, SnapshotRecord
+from refit.records import BatchesRecord, FitRecord, FoldsRecord, SnapshotRecord
 from refit.runs import Run
 from refit.stages import run_stage
 from tasks.policy import STAGE
@@ -17,25 +17,28 @@ _ARTIFACT_SECONDS = 2.0
 
 
 @task(tags=["fit"], **STAGE)
-def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord) -> FitRecord:
+def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord, folds: FoldsRecord) -> FitRecord:
     """Fit and checkpoint; progress goes to the terminal and to a Prefect artifact."""
     from rich import get_console
 
-    from refit import batches, fitting
+    from refit import batches, fitting, splits
 
     def produce() -> FitRecord:
-        train = batches.load_side(snapshot, plan, run.layout, run.paths, "train")
-        validation = batches.load_side(snapshot, plan, run.layout, run.paths, "validation")
+        sides = splits.pool_sides(run.paths) if folds.folds else splits.read_sides(run.paths)
+        is_pool = run.job.split.resplit_each_epoch
+        train = batches.open_side(snapshot, plan, run.layout, sides, "pool" if is_pool else "train")
+        is_held_out = not is_pool and not folds.folds
+        validation = batches.open_side(snapshot, plan, run.layout, sides, "validation") if is_held_out else None
         with terminal_bar(get_console()) as show:
-            tell = _tell_both(show, run)
-            return fitting.fit_model(run.job, plan, train, validation, run.paths, on_progress=tell)
+            tell = tell_both(show, run)
+            return fitting.fit_model(run.job, plan, train, validation, run.paths, num_epochs=folds.num_epochs, on_progress=tell)
 
     return run_stage(run.paths, "fit", FitRecord, produce)
 
 
-def _tell_both(show: OnProgress, run: Run) -> OnProgress:
+def tell_both(show: OnProgress, run: Run, what: str = "fit") -> OnProgress:
     """Tell the terminal each time, and Prefect at the end of epochs, at most every two seconds."""
-    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=f"fit-{run.key}", description="Epochs done"))
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=f"{what}-{run.key}", description="Epochs done"))
     next_time = time.monotonic()
 
     def tell(progress: FitProgress) -> None:

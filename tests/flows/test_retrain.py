@@ -11,8 +11,9 @@ from refit import fitting, registry
 from refit.config import parse_job
 from refit.errors import JobError, NothingThereError
 from refit.layout import Layout
+from refit.records import BatchesRecord, FitRecord, FoldsRecord
 from refit.runs import read_run
-from refit.stages import STAGES
+from refit.stages import STAGES, read_stage
 
 ROWS = 240
 
@@ -85,8 +86,9 @@ def _check_first(record, layout, run):
     assert record.metrics["test"]["auc"] > 0.8
     assert registry.champion_record(layout, "sizes").run == run
     paths = layout.run("sizes", run)
-    assert [name for name in STAGES if name != "report" and not paths.stage(name).exists()] == []
-    assert list(record.seconds) == list(STAGES)
+    stages = [name for name in STAGES if name != "folds"]  # none are asked for
+    assert [name for name in stages if name != "report" and not paths.stage(name).exists()] == []
+    assert list(record.seconds) == stages
     assert "<html" in paths.report.read_text()
     plan = json.loads(paths.stage("convert").read_text())["record"]
     assert {f["name"]: (f["kind"], f["num_missing"] > 0) for f in plan["features"]} == {
@@ -169,3 +171,37 @@ def test_a_missing_source_fails_before_a_run_is_begun(job, layout, tmp_path):
     state, error = run_flow(job, force=True)
     assert (state.is_failed(), type(error)) == (True, NothingThereError)
     assert layout.runs("sizes") == []
+
+
+# ---- other ways to hold rows out
+
+
+@pytest.mark.slow
+def test_folds_give_a_spread_and_the_model_that_is_judged_learns_from_all_of_them(job, layout):
+    state, run = run_flow(job, overrides={"split.k_fold": {"folds": 3}, "fit.epochs": 4})
+    assert state.name == "First version"
+    paths = layout.run("sizes", run)
+    folds = read_stage(paths, "folds", FoldsRecord)
+    assert len(folds.folds) == 3
+    assert folds.metrics["auc"].low <= folds.metrics["auc"].mean <= folds.metrics["auc"].high
+    fit = read_stage(paths, "fit", FitRecord)
+    assert fit.num_epochs == folds.num_epochs == sorted(fold.best_epoch + 1 for fold in folds.folds)[1]
+    assert not any(name.startswith("val_") for name in fit.history)
+    record = read_run(layout, "sizes", run)
+    assert "validation" not in record.metrics
+    plan = read_stage(paths, "convert", BatchesRecord)
+    assert (plan.num_train, plan.num_validation) == (record.rows.train + record.rows.validation, 0)
+    for number in range(3):
+        assert list(paths.fold(number).tensorboard_dir.glob("validation/*tfevents*"))
+    assert "Cross-validation" in paths.report.read_text()
+
+
+@pytest.mark.slow
+def test_rows_that_are_drawn_anew_each_epoch_are_said_not_to_be_held_out(job, layout):
+    state, run = run_flow(job, overrides={"split.resplit_each_epoch": True, "fit.epochs": 3})
+    assert state.name == "First version"
+    paths = layout.run("sizes", run)
+    fit = read_stage(paths, "fit", FitRecord)
+    assert len(fit.history["val_loss"]) == len(fit.history["loss"])
+    assert "validation" not in read_run(layout, "sizes", run).metrics
+    assert "The test rows never took part" in paths.report.read_text()

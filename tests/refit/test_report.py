@@ -259,7 +259,7 @@ def example_record(stages: dict[str, Record], **changes: object) -> RunRecord:
 def until(stage: str, stages: dict[str, Record] | None = None) -> dict[str, Record]:
     """The records of the stages before ``stage``."""
     given = stages or example_stages()
-    return {name: given[name] for name in STAGES[: STAGES.index(stage)]}
+    return {name: given[name] for name in STAGES[: STAGES.index(stage)] if name in given}
 
 
 def replaced(stages: dict[str, Record], stage: str, **changes: object) -> dict[str, Record]:
