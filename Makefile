@@ -6,7 +6,7 @@ JOB    ?= deployments/digits.yaml
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check format lock board serve bench clean
+.PHONY: help install train test test-all check format lock board serve bench bench-batches clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -27,7 +27,7 @@ test: $(STAMP)  ## the tests that every change must pass
 	$(BIN)/python -m pytest
 
 test-all: $(STAMP)  ## the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
 
 check: $(STAMP)  ## ruff, format, mypy, import contracts
 	$(BIN)/ruff check .
@@ -47,6 +47,9 @@ serve: $(STAMP)  ## server, schedule and runs of JOB in one process
 
 bench: $(STAMP)  ## cold start, step by step
 	$(BIN)/python benchmarks/bench_cold_start.py
+
+bench-batches: $(STAMP)  ## rows a second against what people use (peers: pip install 'refit[bench]')
+	$(BIN)/python benchmarks/bench_batches.py
 
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade -o requirements.lock
