@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import hashlib
 import os
 import socket
 from pathlib import Path
@@ -16,6 +15,7 @@ from refit.sources import locations
 from refit.sources.locations import list_files, list_folder, local_path
 from refit.sources.seen import Seen, digest_file, digest_files
 from refit.sources.stores import TransientError
+from tests.refit.digests import digest_of
 from tests.refit.local_files import HERE, file_at
 from tests.refit.local_files import folder as folder  # a fixture
 
@@ -91,7 +91,7 @@ def test_a_file_of_an_odd_name_is_found_and_read(tmp_path, odd):
     (tmp_path / odd).write_text("x")
     (file,) = list_files(f"{tmp_path}/*.csv", HERE)
     assert file.name == str(tmp_path / odd)
-    assert digest_file(file, HERE, Seen()) == hashlib.sha256(b"x").hexdigest()
+    assert digest_file(file, HERE, Seen()) == digest_of(b"x")
 
 
 def test_a_file_is_found_through_links_but_a_pattern_follows_no_link_to_a_folder_by_itself(folder):
