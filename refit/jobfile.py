@@ -117,7 +117,7 @@ def _choose(deployments: list[Deployment], name: str | None, path: Path) -> Depl
 
 
 def _origin(path: KeyPath, overrides: Mapping[str, Any]) -> str:
-    key = dotted(path)
+    key = dotted(path) or "job"  # what concerns several keys
     named = next((o for o in overrides if key == o or key.startswith(f"{o}.") or o.startswith(f"{key}.")), None)
     return key if named is None else f"override {named}" + ("" if named == key else f" ({key})")
 

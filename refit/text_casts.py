@@ -1,13 +1,12 @@
 """Texts to typed columns in memory, a column of a few thousand rows at a time.
 
-Arrow's casts are many times cheaper than DuckDB's, and take less for a number. So a column is given to Arrow first, and where one of
-its values will not do, or would mean something else there, the whole column is cast by ``refit.casting``: the result is always
-that of the query there (a property test holds it).
+Arrow's casts are many times cheaper than DuckDB's, and take less for a number. So a column is given to Arrow first, and what will not
+do, or would mean something else there, is cast by ``refit.casting``: the result is always that of the query there (a property
+test holds it).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import duckdb
 import numpy as np
@@ -19,7 +18,8 @@ from refit.config import ColumnType
 from refit.records import Column
 from refit.schema import ARROW_TYPES, column_type, field_of
 
-_SLICE_ROWS = 256
+_IS_ODD = np.ones(256, dtype=bool)
+_IS_ODD[list(b"0123456789+-.:eETtrufalsRUFALS ")] = False
 _TIME_LENGTHS = frozenset((10, 19, 21, 22, 23, 24, 25, 26))  # 2024-01-02, with the time, with a fraction of a second
 
 
@@ -29,21 +29,6 @@ class Typed:
 
     values: pa.Array
     is_misfit: pa.BooleanArray | None = None
-
-    @classmethod
-    def concatenated(cls, parts: Sequence[Self]) -> Self:
-        """One after another."""
-        misfits = [part.is_misfit if part.is_misfit is not None else _no_misfits(len(part.values)) for part in parts]
-        is_misfit = pa.concat_arrays(misfits)
-        return cls(pa.concat_arrays([part.values for part in parts]), is_misfit if is_misfit.true_count else None)
-
-    def slice(self, start: int, length: int) -> Self:
-        """Some of it."""
-        return type(self)(self.values.slice(start, length), None if self.is_misfit is None else self.is_misfit.slice(start, length))
-
-
-def _no_misfits(length: int) -> pa.BooleanArray:
-    return pa.array(np.zeros(length, dtype=bool))
 
 
 Clean = Callable[[pa.StringArray], pa.StringArray]
@@ -66,7 +51,7 @@ def cast_texts(values: pa.StringArray, clean: Clean, column: Column, connection:
         return typed
     cleaned = clean(values)
     typed = cast_by_arrow(cleaned, kind) if cleaned is not values else None
-    return typed if typed is not None else _cast_in_slices(cleaned, kind, connection)
+    return typed if typed is not None else _cast_with_help(cleaned, kind, connection)
 
 
 def cast_by_arrow(values: pa.StringArray, kind: ColumnType) -> Typed | None:
@@ -114,17 +99,31 @@ _SUITS: dict[str, Callable[[pa.StringArray], bool]] = {
 }
 
 
-def _cast_in_slices(values: pa.StringArray, kind: ColumnType, connection: duckdb.DuckDBPyConnection) -> Typed:
-    """Most slices of a column with a few bad values have none."""
-    slices = [values.slice(start, _SLICE_ROWS) for start in range(0, len(values), _SLICE_ROWS)]
-    typed = [cast_by_arrow(part, kind) for part in slices]
-    left = [part for part, known in zip(slices, typed, strict=True) if known is None]
-    asked = _cast_by_duckdb(pa.concat_arrays(left), kind, connection)
-    parts, begin = [], 0
-    for part, known in zip(slices, typed, strict=True):
-        parts.append(known or asked.slice(begin, len(part)))
-        begin += 0 if known else len(part)
-    return Typed.concatenated(parts)
+def _cast_with_help(values: pa.StringArray, kind: ColumnType, connection: duckdb.DuckDBPyConnection) -> Typed:
+    """Leave to DuckDB what looks like no number and no time, and all where Arrow still will not do."""
+    odd = _find_odd(values)
+    if len(odd) in (0, len(values)):
+        return _cast_by_duckdb(values, kind, connection)
+    is_odd = np.zeros(len(values), dtype=bool)
+    is_odd[odd] = True
+    typed = cast_by_arrow(pc.if_else(pa.array(is_odd), None, values), kind)
+    if typed is None:
+        return _cast_by_duckdb(values, kind, connection)
+    asked = _cast_by_duckdb(values.take(pa.array(odd)), kind, connection)
+    is_odd[odd] = False if asked.is_misfit is None else asked.is_misfit.to_numpy(zero_copy_only=False)
+    mask = np.zeros(len(values), dtype=bool)
+    mask[odd] = True
+    return Typed(pc.replace_with_mask(typed.values, pa.array(mask), asked.values), pa.array(is_odd) if is_odd.any() else None)
+
+
+def _find_odd(values: pa.StringArray) -> np.ndarray:
+    """Rows whose texts have characters that a number or a time seldom has, ascending: int64."""
+    _, offsets, content = values.buffers()
+    if content is None:
+        return np.empty(0, np.int64)
+    bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    at = np.flatnonzero(_IS_ODD[np.frombuffer(content, np.uint8)[bounds[0] : bounds[-1]]]) + bounds[0]
+    return np.unique(np.searchsorted(bounds, at, side="right") - 1)
 
 
 def _cast_by_duckdb(values: pa.StringArray, kind: ColumnType, connection: duckdb.DuckDBPyConnection) -> Typed:
@@ -137,7 +136,7 @@ def _cast_by_duckdb(values: pa.StringArray, kind: ColumnType, connection: duckdb
     if pa.types.is_floating(found.type):
         is_misfit = pc.or_(is_misfit, pc.fill_null(pc.is_inf(found), False))
         found = pc.if_else(pc.is_finite(found), found, None)
-    return Typed(found, is_misfit)
+    return Typed(found, is_misfit if is_misfit.true_count else None)
 
 
 # ---- rows
