@@ -139,7 +139,7 @@ class _Rows:
         else:
             yield from map(self._judged, self._evaluate_lines(opened))
 
-    def _cast(self, lines: Lines, piece: bytes) -> _Part:
+    def _cast(self, lines: Lines, piece: bytearray) -> _Part:
         """Rows of a text without the job's SQL: nothing is done to them but casts."""
         parsed = lines.parse(piece)
         judged = cast_rows(parsed.rows, lines.clean, self._step.columns, self._step.job.data.key, self._step.connection)

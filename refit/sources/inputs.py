@@ -118,7 +118,7 @@ class Parsed:
     """
 
     rows: pa.RecordBatch
-    text: bytes
+    text: bytearray
     ends: npt.NDArray[np.int64]
 
 
@@ -138,8 +138,8 @@ class Lines:
     """
 
     names: tuple[str, ...]
-    read: Callable[[], Iterator[bytes]]
-    parse: Callable[[bytes], Parsed]
+    read: Callable[[], Iterator[bytearray]]
+    parse: Callable[[bytearray], Parsed]
     clean: Callable[[pa.StringArray], pa.StringArray]
     find: Callable[[Parsed, npt.NDArray[np.int64]], list[Place]]
     locate: Callable[[Sequence[int]], Iterator[Place]]
@@ -150,7 +150,7 @@ class Lines:
         """All rows, parsed side by side and cleaned, in order."""
         return ordered_map(self.cleaned, self.read())
 
-    def cleaned(self, piece: bytes) -> pa.RecordBatch:
+    def cleaned(self, piece: bytearray) -> pa.RecordBatch:
         """The rows of a piece, parsed and cleaned."""
         rows = self.parse(piece).rows
         return pa.RecordBatch.from_arrays([self.clean(column) for column in rows.columns], schema=rows.schema)

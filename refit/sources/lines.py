@@ -8,6 +8,8 @@ can be parsed in any order, side by side.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,28 +50,32 @@ class LineReader:
     names: tuple[str, ...]
     nulls: tuple[str, ...]
 
-    def read(self) -> Iterator[bytes]:
+    def read(self) -> Iterator[bytearray]:
         """The text in pieces of whole lines; the last line may lack its end.
 
         Raises:
             RefusedError: it cannot be read to its end.
             DoubtfulError: a line is longer than a piece.
         """
-        with self.plain.open(start=self.start.num_bytes) as stream:
+        with cast("BufferedReader", self.plain.open(start=self.start.num_bytes)) as stream:
             rest = b""
-            while block := stream.read(PIECE_BYTES):
-                size = block.rfind(b"\n") + 1
-                if size:
-                    yield b"".join((rest, memoryview(block)[:size]))
-                    rest = block[size:]
-                elif len(rest) + len(block) > PIECE_BYTES:
+            while True:
+                piece = bytearray(len(rest) + PIECE_BYTES)
+                piece[: len(rest)] = rest
+                end = len(rest) + stream.readinto(memoryview(piece)[len(rest) :])
+                size = piece.rfind(b"\n", 0, end) + 1
+                if end == len(rest):
+                    break
+                if not size and end > PIECE_BYTES:
                     raise DoubtfulError
-                else:
-                    rest += block
+                rest = bytes(memoryview(piece)[size:end])
+                del piece[size:]  # the only copy of a piece is the one that was read
+                if piece:
+                    yield piece
             if rest:
-                yield rest
+                yield bytearray(rest)
 
-    def parse(self, piece: bytes) -> Parsed:
+    def parse(self, piece: bytearray) -> Parsed:
         """The values of a piece as they stand in it.
 
         Raises:
@@ -104,7 +110,7 @@ class LineReader:
         lines = np.flatnonzero(~_find_empty(parsed.text, parsed.ends))[rows]
         starts = np.where(lines > 0, parsed.ends[lines - 1] + 1, 0)
         found = zip(lines.tolist(), starts.tolist(), parsed.ends[lines].tolist(), strict=True)
-        return [Place(line=line + 1, text=raw_text(parsed.text[start:end])) for line, start, end in found]
+        return [Place(line=line + 1, text=raw_text(bytes(parsed.text[start:end]))) for line, start, end in found]
 
     def locate(self, rows: Sequence[int]) -> Iterator[Place]:
         """Where rows stand (``Lines.locate``)."""
@@ -119,7 +125,7 @@ class LineReader:
 
     # ---- the proof
 
-    def _find_proved(self, text: bytes) -> npt.NDArray[np.int64]:
+    def _find_proved(self, text: bytearray) -> npt.NDArray[np.int64]:
         """Where the lines end, each of which is empty, or a row if it has the right number of values."""
         quote, escape = self.grammar.quote, self.grammar.escape
         if b"\0" in text or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n")):
@@ -178,7 +184,7 @@ def _find(array: npt.NDArray[np.uint8], code: int, other: int | None = None) -> 
     return np.concatenate(found), np.concatenate(is_other)
 
 
-def _find_empty(text: bytes, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _find_empty(text: bytearray, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which lines hold nothing but their end."""
     array, sizes = np.frombuffer(text, dtype=np.uint8), np.diff(ends, prepend=-1)
     return np.asarray((sizes == 1) | ((sizes == 2) & (array[np.maximum(ends - 1, 0)] == _CR)))
