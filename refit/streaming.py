@@ -5,12 +5,14 @@ without those before it; a row group on a border is read for both of its windows
 windows like cards: of every run of neighbours each window gets one, so that data sorted by label reach every window alike.
 """
 
+import atexit
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier, Lock
+from functools import lru_cache, partial
+from threading import Barrier, get_ident
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from refit.row_groups import Mask, Numbers, RowGroups
 from refit.slicing import Records, Slicing, finish, slice_batches
 
 _THREADS = 2  # decode and pack side by side; more would take from the fit
-_LEAVING_SECONDS = 0.05  # a thread is out of Python that long after a window was read
+_ENTERING_SECONDS = 0.05  # a thread that found the gate open is in Python by then
 Window = tuple[Any, ...]
 _GROUPS, _VALIDATION = 1, 2  # what is drawn from one (seed, epoch) must not be drawn from the same numbers
 
@@ -90,26 +92,49 @@ def start_threads(count: int = _THREADS) -> ThreadPoolExecutor:
 
 
 class Gate:
-    """Lets the process end: a thread of TensorFlow's that is in Python when the interpreter goes would wait for it for ever.
+    """Lets the process end: no thread of TensorFlow's comes into Python once it is closed, for there it would wait for ever.
 
     Source: https://docs.python.org/3.11/c-api/init.html#c.PyEval_RestoreThread
     """
 
     def __init__(self) -> None:
-        """Begin open."""
-        self._is_open = True
-        self._lock = Lock()
+        """Begin open; it closes when the process ends."""
+        with tf.device("CPU:0"):
+            self.is_open = tf.Variable(True, trainable=False)
+        self._inside: set[int] = set()
+        _gates.add(self)
 
-    def let(self, read: Callable[[], Window | None]) -> Window | None:
-        """What ``read`` gives; None once the gate is closed."""
-        with self._lock:
-            return read() if self._is_open else None
+    def let(self, read: Callable[[int], Window], number: int) -> Window:
+        """What ``read`` gives; the end of the data once the process ends.
+
+        Raises:
+            StopIteration: no pool takes work any more.
+        """
+        self._inside.add(get_ident())
+        try:
+            return read(number)
+        except RuntimeError as error:
+            if "shutdown" in str(error):
+                raise StopIteration from error
+            raise
+        finally:
+            self._inside.discard(get_ident())
 
     def close(self) -> None:
-        """Wait for what is being read, and let nothing more be read."""
-        with self._lock:
-            self._is_open = False
-        time.sleep(_LEAVING_SECONDS)
+        """Let nothing more be read, and wait for what is."""
+        self.is_open.assign(False)
+        time.sleep(_ENTERING_SECONDS)
+        while self._inside:
+            time.sleep(_ENTERING_SECONDS)
+
+
+_gates: "weakref.WeakSet[Gate]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_gates() -> None:
+    for gate in list(_gates):
+        gate.close()
 
 
 @dataclass(frozen=True)
@@ -131,37 +156,30 @@ class Streaming:
     def shuffled(self, *, seed: int, epoch: int, step: int, slicing: Slicing, device: str | None = None) -> tf.data.Dataset:
         """Batches of epoch after epoch without end, from a position on; one window is read ahead."""
         window_steps = self._window_steps(self.num_rows, slicing)
-        num_steps = slicing.num_steps(self.num_rows)
+        num_windows = -(-slicing.num_steps(self.num_rows) // window_steps)
+        start = epoch * num_windows + step // window_steps
+        course = lru_cache(maxsize=1)(partial(self._course, seed=seed, window_rows=window_steps * slicing.batch_size))
 
-        def windows() -> Iterator[Window]:
-            number, skipped = divmod(step, window_steps)
-            at = epoch
-            while True:
-                course = self._course(at, seed, window_steps * slicing.batch_size)
-                for window in range(number, -(-num_steps // window_steps)):
-                    yield self._read(course, window, (seed, at, skipped if (at, window) == (epoch, number) else 0))
-                at, number = at + 1, 0
+        def read(number: int) -> Window:
+            at, window = divmod(number, num_windows)
+            return self._read(course(at), window, (seed, at, step % window_steps if number == start else 0))
 
         weights = None if self.class_weights is None else tf.constant(self.class_weights, tf.float32)
-        return finish(self._batches(windows, slicing, weights, is_shuffled=True), device=device)
+        numbers = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+        return finish(self._batches(numbers, read, slicing, weights, is_shuffled=True), device=device)
 
     def in_order(self, slicing: Slicing) -> tf.data.Dataset:
         """Every row once, in the order of the snapshot."""
-
-        def windows() -> Iterator[Window]:
-            yield from self._pass(self.groups, slicing)
-
-        return finish(self._batches(windows, slicing, None, is_shuffled=False))
+        return self._pass(self.groups.num_rows, lambda _: self.groups, tf.constant(0, tf.int64), slicing)
 
     def validation(self, *, seed: int, epoch: int | tf.Variable, slicing: Slicing) -> tf.data.Dataset:
         """The pool's validation rows of an epoch, in the order of the snapshot; a variable is read when reading begins."""
+        is_pool = self.groups.is_chosen
 
-        def windows() -> Iterator[Window]:
-            number = int(epoch.numpy()) if isinstance(epoch, tf.Variable) else int(epoch)
-            pool = self.groups
-            yield from self._pass(pool.choose(draw_validation(pool.is_chosen, self.num_validation, seed=seed, epoch=number)), slicing)
+        def choose(number: int) -> RowGroups:
+            return self.groups.choose(draw_validation(is_pool, self.num_validation, seed=seed, epoch=number))
 
-        return finish(self._batches(windows, slicing, None, is_shuffled=False))
+        return self._pass(self.num_validation, choose, epoch, slicing)
 
     def _window_steps(self, num_rows: int, slicing: Slicing) -> int:
         """Batches of a window: as many in each as can be, and no more than the window may hold."""
@@ -176,19 +194,43 @@ class Streaming:
         order = deal_groups(groups.num_chosen, -(-groups.num_rows // window_rows), seed=seed, epoch=epoch)
         return Course(groups, order, window_rows)
 
-    def _pass(self, groups: RowGroups, slicing: Slicing) -> Iterator[Window]:
-        window_rows = self._window_steps(groups.num_rows, slicing) * slicing.batch_size
-        course = Course(groups, np.flatnonzero(groups.num_chosen), window_rows)
-        for window in range(-(-groups.num_rows // window_rows)):
-            yield self._read(course, window, (0, 0, 0))
+    def _pass(self, num_rows: int, choose: Callable[[int], RowGroups], epoch: Any, slicing: Slicing) -> tf.data.Dataset:  # noqa: ANN401
+        """Rows that are chosen for an epoch, in the order of the snapshot."""
+        window_rows = self._window_steps(num_rows, slicing) * slicing.batch_size
+        num_windows = -(-num_rows // window_rows)
+
+        @lru_cache(maxsize=1)
+        def course(number: int) -> Course:
+            groups = choose(number)
+            return Course(groups, np.flatnonzero(groups.num_chosen), window_rows)
+
+        def read(number: int) -> Window:
+            at, window = divmod(number, num_windows)
+            return self._read(course(at), window, (0, 0, 0))
+
+        windows = tf.data.Dataset.range(num_windows).map(lambda window: tf.cast(epoch, tf.int64) * num_windows + window)
+        return finish(self._batches(windows, read, slicing, None, is_shuffled=False))
 
     def _read(self, course: Course, window: int, place: tuple[int, int, int]) -> Window:
         matrix, words = pack_groups(course.groups, course.picks(window), self.packing, self.pool)
         return np.array([*place, window], np.int64), matrix, *words
 
-    def _batches(self, windows: Any, slicing: Slicing, weights: Any, *, is_shuffled: bool) -> tf.data.Dataset:  # noqa: ANN401 -- tensors
-        words = (tf.TensorSpec([None], tf.string) for _ in self.packing.words)
-        signature = (tf.TensorSpec([4], tf.int64), tf.TensorSpec([None, self.packing.row_bytes], tf.uint8), *words)
+    def _batches(
+        self,
+        numbers: tf.data.Dataset,
+        read: Callable[[int], Window],
+        slicing: Slicing,
+        weights: Any,  # noqa: ANN401 -- tensors
+        *,
+        is_shuffled: bool,
+    ) -> tf.data.Dataset:
+        """Batches of the windows that are read by their numbers."""
+        gate, dtypes = Gate(), [tf.int64, tf.uint8, *(tf.string for _ in self.packing.words)]
+
+        def load(number: Any) -> Any:  # noqa: ANN401 -- tensors
+            place, matrix, *words = tf.numpy_function(partial(gate.let, read), [number], dtypes)
+            matrix = tf.ensure_shape(matrix, [None, self.packing.row_bytes])
+            return tf.ensure_shape(place, [4]), matrix, *(tf.ensure_shape(values, [None]) for values in words)
 
         def one_window(place: Any, matrix: Any, *words: Any) -> Any:  # noqa: ANN401 -- tensors
             order = tf.range(tf.shape(matrix)[0])
@@ -197,12 +239,4 @@ class Streaming:
                 order = tf.random.experimental.stateless_shuffle(order, seed=drawn)
             return slice_batches(Records(matrix, words, self.packing), order, first=place[2], slicing=slicing, weights=weights)
 
-        gate = Gate()
-        weakref.finalize(self.pool, gate.close)
-
-        def gated() -> Iterator[Window]:
-            reading = windows()
-            while (window := gate.let(lambda: next(reading, None))) is not None:
-                yield window
-
-        return tf.data.Dataset.from_generator(gated, output_signature=signature).prefetch(1).flat_map(one_window)
+        return numbers.take_while(lambda _: gate.is_open).map(load).prefetch(1).flat_map(one_window)
