@@ -48,7 +48,8 @@ def show_runs(console: Console, records: list[RunRecord], layout: Layout) -> Non
         metrics = ", ".join(f"{name} {format_number(value)}" for name, value in list(record.metrics.get("test", {}).items())[:2])
         seconds = (record.ended - record.started).total_seconds() if record.ended else None
         version = str(record.model_version) if record.model_version and record.verdict != "skipped" else ""
-        cells = [f"{record.job}/{record.run}", format_time(record.started), record.status, record.verdict or "", version, metrics]
+        status = f"{record.status}, resumable" if record.status == "cancelled" else record.status
+        cells = [f"{record.job}/{record.run}", format_time(record.started), status, record.verdict or "", version, metrics]
         table.add_row(*cells, format_seconds(seconds) if seconds is not None else "")
     console.print(table)
 

@@ -1,8 +1,8 @@
-"""Callbacks of a fit: its history, its checkpoints, its progress, and the state that others need to be taken up again."""
+"""Callbacks of a fit: its history, its progress, and the state that others need to be taken up again."""
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
@@ -15,27 +15,53 @@ from refit.progress import FitProgress, OnProgress
 _STATES: dict[type[keras.callbacks.Callback], tuple[tuple[str, ...], str | None]] = {
     keras.callbacks.EarlyStopping: (("wait", "stopped_epoch", "best", "best_epoch"), "best_weights"),
     keras.callbacks.ReduceLROnPlateau: (("wait", "best", "cooldown_counter"), None),
+    keras.callbacks.History: (("epoch", "history"), None),
 }
+_NAMES = "arrays"
 
 
-def callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], list[np.ndarray]] | None:
-    """What a callback must be given back to go on: plain values and weights; None where it keeps nothing."""
-    known = next((state for kind, state in _STATES.items() if isinstance(callback, kind)), None)
-    if known is None:
-        return None
-    names, weights = known
+@runtime_checkable
+class Resumable(Protocol):
+    """A callback of one's own that can be taken up again.
+
+    What ``get_state`` gives comes back to ``set_state`` after ``on_train_begin``: numbers, words, lists and dictionaries of them as
+    JSON knows them, and NumPy arrays as direct values.
+    """
+
+    def get_state(self) -> dict[str, Any]:
+        """What the callback must be given back."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take it."""
+
+
+def callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What a callback must be given back to go on: plain values, and arrays; nothing where it keeps nothing."""
+    if isinstance(callback, Resumable):
+        state = callback.get_state()
+        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+        plain = {name: value for name, value in state.items() if name not in arrays}
+        return {"values": plain, _NAMES: list(arrays)}, list(arrays.values())
+    names, weights = _known(callback)
     values = {name: _plain(getattr(callback, name)) for name in names if getattr(callback, name, None) is not None}
-    arrays = (getattr(callback, weights) or []) if weights else []
-    return values, [np.asarray(array) for array in arrays]
+    found = (getattr(callback, weights) or []) if weights else []
+    return values, [np.asarray(array) for array in found]
 
 
 def restore_callback(callback: keras.callbacks.Callback, values: dict[str, Any], arrays: list[np.ndarray]) -> None:
     """The inverse of ``callback_state``, after ``on_train_begin`` of the callback."""
+    if isinstance(callback, Resumable):
+        callback.set_state(values["values"] | dict(zip(values[_NAMES], map(np.array, arrays), strict=True)))
+        return
     for name, value in values.items():
         setattr(callback, name, value)
-    weights = next(state[1] for kind, state in _STATES.items() if isinstance(callback, kind))
+    weights = _known(callback)[1]
     if weights and arrays:
-        setattr(callback, weights, arrays)
+        setattr(callback, weights, [np.array(array) for array in arrays])
+
+
+def _known(callback: keras.callbacks.Callback) -> tuple[tuple[str, ...], str | None]:
+    return next((state for kind, state in _STATES.items() if isinstance(callback, kind)), ((), None))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 -- an attribute of Keras's
@@ -61,19 +87,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self.validation_epochs.append(epoch)
 
 
-class Restorer(keras.callbacks.Callback):  # type: ignore[misc]
-    """Runs ``restore`` after ``on_train_begin`` of all callbacks before it, which resets them."""
-
-    def __init__(self, restore: Callable[[], None]) -> None:
-        """Keep the function."""
-        super().__init__()
-        self._restore = restore
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
-        """Give the callbacks back what they knew."""
-        self._restore()
-
-
 class EpochStart(keras.callbacks.Callback):  # type: ignore[misc]
     """Runs ``tell(epoch)`` at the beginning of every epoch."""
 
@@ -87,28 +100,47 @@ class EpochStart(keras.callbacks.Callback):  # type: ignore[misc]
         self._tell(epoch)
 
 
-class EpochEnd(keras.callbacks.Callback):  # type: ignore[misc]
-    """Runs ``save(epoch)`` at the end of every so many epochs, and of the one that stops the fit. Stands last."""
+class TimeBudget(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends the fit after an epoch when another one as long would not end in time. Time before an interruption counts."""
 
-    def __init__(self, save: Callable[[int], None], *, every_epochs: int) -> None:
-        """Keep the function and its interval."""
+    def __init__(self, seconds: float) -> None:
+        """Keep the limit."""
         super().__init__()
-        self._save = save
-        self._every_epochs = every_epochs
+        self.is_over = False
+        self._limit, self._spent = seconds, 0.0
+        self._since = time.monotonic()
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
+        """Begin to count."""
+        self._since = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
-        """Save when it is time."""
-        if (epoch + 1) % self._every_epochs == 0 or self.model.stop_training:
-            self._save(epoch)
+        """Decide."""
+        spent = self._seconds()
+        if spent * (epoch + 2) / (epoch + 1) > self._limit:
+            self.is_over = True
+            self.model.stop_training = True
+
+    def _seconds(self) -> float:
+        return self._spent + time.monotonic() - self._since
+
+    def get_state(self) -> dict[str, Any]:
+        """The time spent."""
+        return {"spent": self._seconds(), "is_over": self.is_over}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._spent, self.is_over = state["spent"], state["is_over"]
+        self._since = time.monotonic()
 
 
 class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a diverged fit as an error that says where it happened."""
 
-    def __init__(self) -> None:
-        """Start with nothing seen."""
+    def __init__(self, epoch: int = 0) -> None:
+        """Start with nothing seen, in an epoch."""
         super().__init__()
-        self._epoch = 0
+        self._epoch = epoch
         self._last = float("nan")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
@@ -133,14 +165,14 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells progress, at most ``per_second`` times a second and at the end of every epoch."""
 
-    def __init__(self, tell: OnProgress, *, num_epochs: int, steps_per_epoch: int, per_second: float = 10) -> None:
+    def __init__(self, tell: OnProgress, *, num_epochs: int, steps_per_epoch: int, epoch: int = 0, per_second: float = 10) -> None:
         """Keep whom to tell."""
         super().__init__()
         self._tell = tell
         self._num_epochs = num_epochs
         self._steps = steps_per_epoch
         self._interval = 1 / per_second
-        self._epoch = 0
+        self._epoch = epoch
         self._next = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature

@@ -7,10 +7,11 @@ descriptions), and is kept whole in every run's record. Reading it from a file i
 import copy
 import difflib
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -386,25 +387,181 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field({}, description="Keyword arguments of the builder, checked against its signature.")
 
 
-_OPTIMIZER_ONLY: dict[str, tuple[str, ...]] = {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",)}
+class OptimizerKind(NamedTuple):
+    """What one of Keras's optimizers is called there, its own learning rate, and the arguments that it takes."""
+
+    keras_class: str
+    learning_rate: float
+    arguments: tuple[str, ...]
+
+
+_COMMON_ARGUMENTS = (
+    *("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
+    *("loss_scale_factor", "gradient_accumulation_steps"),
+)
+
+
+def _kind(keras_class: str, own: str, learning_rate: float = 0.001) -> OptimizerKind:
+    return OptimizerKind(keras_class, learning_rate, (*own.split(), *_COMMON_ARGUMENTS))
+
+
+OptimizerName = Literal[
+    "sgd",
+    "adam",
+    "adamw",
+    "adamax",
+    "nadam",
+    "rmsprop",
+    "adagrad",
+    "adadelta",
+    "adafactor",
+    "ftrl",
+    "lamb",
+    "lion",
+    "muon",
+    "schedule_free_adamw",
+]
+# Source: https://keras.io/api/optimizers/; a test compares the table with the signatures of the Keras that is installed.
+OPTIMIZERS: Mapping[str, OptimizerKind] = {
+    "sgd": _kind("SGD", "momentum nesterov", learning_rate=0.01),
+    "adam": _kind("Adam", "beta_1 beta_2 epsilon amsgrad"),
+    "adamw": _kind("AdamW", "beta_1 beta_2 epsilon amsgrad"),
+    "adamax": _kind("Adamax", "beta_1 beta_2 epsilon"),
+    "nadam": _kind("Nadam", "beta_1 beta_2 epsilon"),
+    "rmsprop": _kind("RMSprop", "rho momentum epsilon centered"),
+    "adagrad": _kind("Adagrad", "initial_accumulator_value epsilon"),
+    "adadelta": _kind("Adadelta", "rho epsilon"),
+    "adafactor": _kind("Adafactor", "beta_2_decay epsilon_1 epsilon_2 clip_threshold relative_step"),
+    "ftrl": _kind(
+        "Ftrl",
+        "learning_rate_power initial_accumulator_value l1_regularization_strength l2_regularization_strength"
+        " l2_shrinkage_regularization_strength beta",
+    ),
+    "lamb": _kind("Lamb", "beta_1 beta_2 epsilon"),
+    "lion": _kind("Lion", "beta_1 beta_2"),
+    "muon": _kind(
+        "Muon",
+        "momentum nesterov ns_steps rms_rate exclude_layers exclude_embeddings epsilon"
+        " muon_a muon_b muon_c adam_beta_1 adam_beta_2 adam_weight_decay adam_lr_ratio",
+    ),
+    "schedule_free_adamw": _kind("ScheduleFreeAdamW", "beta_1 beta_2 epsilon warmup_steps", learning_rate=0.0025),
+}
 
 
 class OptimizerConfig(Section):
-    """A Keras optimizer by name. Fields left out keep Keras's defaults."""
+    """A Keras optimizer by name. Fields left out keep Keras's defaults; each optimizer takes some of them only."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = Field("adam", description="The optimizer.")
-    learning_rate: float = Field(0.001, gt=0, description="The rate before any decay.")
-    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum (sgd, rmsprop).")
-    nesterov: bool | None = Field(None, description="Nesterov momentum (sgd).")
+    name: OptimizerName = Field("adam", description="The optimizer.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="The rate before any decay; by default Keras's: 0.001, for sgd 0.01, for schedule_free_adamw 0.0025."
+    )
+    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum (sgd, rmsprop, muon).")
+    nesterov: bool | None = Field(None, description="Nesterov momentum (sgd, muon).")
+    beta_1: float | None = Field(None, ge=0, lt=1, description="Decay of the mean of gradients (the adam family, lamb, lion).")
+    beta_2: float | None = Field(None, ge=0, lt=1, description="Decay of the mean of their squares (the adam family, lamb, lion).")
+    epsilon: float | None = Field(None, gt=0, description="What keeps a division from zero (all but sgd, adafactor, ftrl, lion).")
+    amsgrad: bool | None = Field(None, description="Keep the greatest mean of squares (adam, adamw).")
+    rho: float | None = Field(None, ge=0, lt=1, description="Decay of the mean of squared gradients (rmsprop, adadelta).")
+    centered: bool | None = Field(None, description="Divide by the estimated variance of gradients (rmsprop).")
+    initial_accumulator_value: float | None = Field(None, ge=0, description="What sums of squared gradients start from (adagrad, ftrl).")
+    beta_2_decay: float | None = Field(None, lt=0, description="Exponent of the decay of the mean of squares (adafactor).")
+    epsilon_1: float | None = Field(None, gt=0, description="What keeps the denominator from zero (adafactor).")
+    epsilon_2: float | None = Field(None, gt=0, description="What keeps a small parameter's rate from zero (adafactor).")
+    clip_threshold: float | None = Field(None, gt=0, description="Limit of an update's root mean square (adafactor).")
+    relative_step: bool | None = Field(None, description="Let the rate be 1/sqrt(step) at most (adafactor).")
+    learning_rate_power: float | None = Field(None, le=0, description="How the rate falls with the sum of squares (ftrl).")
+    l1_regularization_strength: float | None = Field(None, ge=0, description="L1 penalty (ftrl).")
+    l2_regularization_strength: float | None = Field(None, ge=0, description="L2 penalty (ftrl).")
+    l2_shrinkage_regularization_strength: float | None = Field(None, ge=0, description="L2 penalty on the size of weights alone (ftrl).")
+    beta: float | None = Field(None, ge=0, description="The paper's beta (ftrl).")
+    ns_steps: int | None = Field(None, ge=1, description="Newton-Schulz iterations a step (muon).")
+    rms_rate: float | None = Field(None, gt=0, description="Scale of updates, which makes rates like adam's fit (muon).")
+    exclude_layers: list[str] | None = Field(
+        None, description="Patterns of variables' paths that take AdamW's step, such as \"output\" (muon)."
+    )
+    exclude_embeddings: bool | None = Field(None, description="Let embeddings take AdamW's step (muon).")
+    muon_a: float | None = Field(None, description="First coefficient of the Newton-Schulz iteration (muon).")
+    muon_b: float | None = Field(None, description="Second coefficient of the Newton-Schulz iteration (muon).")
+    muon_c: float | None = Field(None, description="Third coefficient of the Newton-Schulz iteration (muon).")
+    adam_beta_1: float | None = Field(None, ge=0, lt=1, description="beta_1 of what takes AdamW's step (muon).")
+    adam_beta_2: float | None = Field(None, ge=0, lt=1, description="beta_2 of what takes AdamW's step (muon).")
+    adam_weight_decay: float | None = Field(None, ge=0, description="Weight decay of what takes AdamW's step (muon).")
+    adam_lr_ratio: float | None = Field(None, gt=0, description="Rate of AdamW's step as a multiple of the learning rate (muon).")
+    warmup_steps: int | None = Field(None, ge=0, description="Steps over which the rate grows from 0 (schedule_free_adamw).")
     weight_decay: float | None = Field(None, ge=0, description="Decoupled weight decay a step.")
     clipnorm: float | None = Field(None, gt=0, description="Each gradient is clipped to this norm.")
+    clipvalue: float | None = Field(None, gt=0, description="Each element of a gradient is clipped to this size.")
+    global_clipnorm: float | None = Field(None, gt=0, description="All gradients together are clipped to this norm.")
+    use_ema: bool | None = Field(None, description="Keep a moving average of the weights, which replaces them at the end of the fit.")
+    ema_momentum: float | None = Field(None, ge=0, lt=1, description="Share of the old average in the new one.")
+    ema_overwrite_frequency: int | None = Field(
+        None, ge=1, description="Steps after which the average replaces the weights, again and again."
+    )
+    loss_scale_factor: float | None = Field(None, gt=0, description="What the loss is multiplied by while gradients are computed.")
+    gradient_accumulation_steps: int | None = Field(
+        None, ge=2, description="Steps whose mean gradient makes one update; schedules count the steps themselves."
+    )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_known(cls, name: object) -> object:
+        if isinstance(name, str) and name not in OPTIMIZERS:
+            raise ValueError(f'no optimizer is called "{name}".{_near(name.lower(), OPTIMIZERS)} Known: {", ".join(OPTIMIZERS)}.')
+        return name
+
+    @field_validator("exclude_layers")
+    @classmethod
+    def _are_patterns(cls, patterns: list[str] | None) -> list[str] | None:
+        for pattern in patterns or []:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f'"{pattern}" is no regular expression: {error}') from None
+        return patterns
 
     @model_validator(mode="after")
     def _arguments_fit(self) -> Self:
-        wrong = [f for f, names in _OPTIMIZER_ONLY.items() if getattr(self, f) is not None and self.name not in names]
-        if wrong:
-            raise ValueError(f"{self.name} takes no {' and no '.join(wrong)}; {wrong[0]} is for {' and '.join(_OPTIMIZER_ONLY[wrong[0]])}")
+        faults = [*_foreign_arguments(self), *_clashing_arguments(self)]
+        if faults:
+            raise ValueError(" ".join(faults))
         return self
+
+    @property
+    def rate(self) -> float:
+        """The learning rate before any decay."""
+        return OPTIMIZERS[self.name].learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was said besides name and rate, by the names of Keras's arguments."""
+        return self.model_dump(exclude={"name", "learning_rate"}, exclude_none=True)
+
+
+def _foreign_arguments(config: OptimizerConfig) -> Iterable[str]:
+    taken = OPTIMIZERS[config.name].arguments
+    foreign = [argument for argument in config.arguments if argument not in taken]
+    for argument in foreign:
+        others = [name for name, kind in OPTIMIZERS.items() if argument in kind.arguments]
+        yield f"{config.name} takes no {argument}, which is for {', '.join(others)}.{_near(argument, taken)}"
+    if foreign:
+        yield f"{config.name} takes learning_rate, {', '.join(taken)}."
+
+
+def _clashing_arguments(config: OptimizerConfig) -> Iterable[str]:
+    said = config.arguments
+    clips = [argument for argument in ("clipnorm", "clipvalue", "global_clipnorm") if argument in said]
+    if len(clips) > 1:
+        yield f"only one of {' and '.join(clips)} can be set."
+    averaging = [argument for argument in ("ema_momentum", "ema_overwrite_frequency") if argument in said]
+    if averaging and not config.use_ema:
+        yield f"{' and '.join(averaging)} {'is' if len(averaging) == 1 else 'are'} for use_ema: true."
+    if config.beta_1 == 0 and config.name in ("lion", "schedule_free_adamw"):
+        yield f"{config.name} needs a beta_1 above 0."
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean "x"?`` where a known word is close, else nothing."""
+    return nearest(word, known).partition(" Known:")[0]
 
 
 class ConstantDecay(Section):
@@ -421,6 +578,24 @@ class StepDecay(Section):
     factor: float = Field(0.1, gt=0, lt=1, description="What the rate is multiplied by at each drop.")
 
 
+class PiecewiseDecay(Section):
+    """The rate has one value up to each boundary, and one after the last."""
+
+    kind: Literal["piecewise"] = Field(description="The rate has one value between each two boundaries.")
+    boundaries: list[PositiveInt] = Field(min_length=1, description="Epochs after which the value changes, rising.")
+    factors: list[Annotated[float, Field(gt=0)]] = Field(
+        description="The values, as multiples of the learning rate: one more than boundaries."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_value_for_each_piece(self) -> Self:
+        if any(later <= earlier for earlier, later in itertools.pairwise(self.boundaries)):
+            raise ValueError(f"boundaries must rise. Received: {self.boundaries}")
+        if len(self.factors) != len(self.boundaries) + 1:
+            raise ValueError(f"{len(self.boundaries)} boundaries need {len(self.boundaries) + 1} factors. Received: {len(self.factors)}")
+        return self
+
+
 class ExponentialDecay(Section):
     """The rate shrinks smoothly: multiplied by ``factor`` once an epoch, a little at every step."""
 
@@ -428,12 +603,57 @@ class ExponentialDecay(Section):
     factor: float = Field(0.95, gt=0, lt=1, description="What the rate is multiplied by over an epoch.")
 
 
+class InverseTimeDecay(Section):
+    """The rate is divided by ``1 + decay_rate * epochs / every_epochs``, a little more at every step."""
+
+    kind: Literal["inverse_time"] = Field(description="The rate is divided by a number that grows with time.")
+    decay_rate: float = Field(1.0, gt=0, description="How much the divisor, at first 1, grows over every_epochs.")
+    every_epochs: int = Field(1, ge=1, description="Epochs over which the divisor grows by decay_rate.")
+    staircase: bool = Field(False, description="Change the rate at the end of every_epochs only, not at every step.")
+
+
+class PolynomialDecay(Section):
+    """The rate falls to ``final_fraction`` as ``(1 - time) ** power``."""
+
+    kind: Literal["polynomial"] = Field(description="The rate falls to its end along a line or a power of it.")
+    final_fraction: float = Field(0.0, ge=0, lt=1, description="Share of the rate that is left at the end.")
+    power: float = Field(1.0, gt=0, description="1: along a line; above: faster at first.")
+    decay_epochs: int | None = Field(None, ge=1, description="Epochs until the end is reached; by default all of the fit's.")
+    cycle: bool = Field(False, description="Rise again after decay_epochs, towards an end that lies decay_epochs further each time.")
+
+    @model_validator(mode="after")
+    def _has_something_to_repeat(self) -> Self:
+        if self.cycle and self.decay_epochs is None:
+            raise ValueError("cycle needs decay_epochs: after all of the fit's epochs there is nothing to repeat")
+        return self
+
+
 class CosineDecay(Section):
     """Linear warm-up from 0, then half a cosine down to ``final_fraction`` of the rate at the last planned step."""
 
     kind: Literal["cosine"] = Field(description="Warm-up, then half a cosine down to the last step.")
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from 0.")
+    warmup_epochs: float = Field(0.0, ge=0, description="The same in epochs, or in parts of one.")
     final_fraction: float = Field(0.0, ge=0, lt=1, description="Share of the rate that is left at the end.")
+
+    @model_validator(mode="after")
+    def _warms_up_once(self) -> Self:
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError("give warmup_steps or warmup_epochs, not both")
+        return self
+
+
+class CosineRestartsDecay(Section):
+    """Half a cosine down, and again from the top, each longer than the one before.
+
+    Source: Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983
+    """
+
+    kind: Literal["cosine_restarts"] = Field(description="Half a cosine down, and again from the top.")
+    first_epochs: int = Field(ge=1, description="Epochs of the first descent.")
+    t_mul: float = Field(2.0, ge=1, description="Length of each descent as a multiple of the one before.")
+    m_mul: float = Field(1.0, gt=0, description="The rate that a descent starts from as a multiple of the one before.")
+    final_fraction: float = Field(0.0, ge=0, lt=1, description="Share of the rate that is left at the end of a descent.")
 
 
 class PlateauDecay(Section):
@@ -441,48 +661,118 @@ class PlateauDecay(Section):
 
     kind: Literal["plateau"] = Field(description="The rate drops when the monitored value stops improving.")
     monitor: str = Field("val_loss", description="The value watched.")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="Whether less or more is better; auto: as the metric says.")
     factor: float = Field(0.5, gt=0, lt=1, description="What the rate is multiplied by at each drop.")
     patience: int = Field(3, ge=0, description="Epochs without improvement before a drop.")
+    min_delta: float = Field(0.0001, ge=0, description="A smaller change is no improvement.")
+    cooldown: int = Field(0, ge=0, description="Epochs after a drop in which nothing is counted.")
+    min_rate: float = Field(0.0, ge=0, description="The rate does not drop below this.")
 
 
-Decay = Annotated[ConstantDecay | StepDecay | ExponentialDecay | CosineDecay | PlateauDecay, Field(discriminator="kind")]
+Decay = Annotated[
+    ConstantDecay
+    | StepDecay
+    | PiecewiseDecay
+    | ExponentialDecay
+    | InverseTimeDecay
+    | PolynomialDecay
+    | CosineDecay
+    | CosineRestartsDecay
+    | PlateauDecay,
+    Field(discriminator="kind"),
+]
 
 
 class EarlyStoppingConfig(Section):
     """Stop when the monitored value no longer improves, and keep the best weights."""
 
     monitor: str = Field("val_loss", description="The value watched.")
+    mode: Literal["auto", "min", "max"] = Field("auto", description="Whether less or more is better; auto: as the metric says.")
     patience: int = Field(5, ge=0, description="Epochs without improvement before the fit ends.")
     min_delta: float = Field(0.0, ge=0, description="A smaller change is no improvement.")
+    start_from_epoch: int = Field(0, ge=0, description="Epochs at the start that are not watched.")
+    restore_best: bool = Field(True, description="Keep the weights of the best epoch; false: those of the last.")
 
 
 class CheckpointConfig(Section):
-    """Complete training states on disk, written at the end of epochs."""
+    """Complete training states on disk; whichever interval is over first counts. The best epoch so far is always saved."""
 
-    every_epochs: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    keep: int = Field(2, ge=1, description="So many of the newest are kept while the fit runs.")
+    every_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; null: they are not counted.")
+    every_seconds: float | None = Field(60.0, gt=0, description="Seconds between checkpoints; null: they are not counted.")
+    every_epochs: int | None = Field(1, ge=1, description="Epochs between checkpoints at ends of epochs; null: they are not counted.")
+    keep: int = Field(2, ge=1, description="So many of the newest are kept while the fit runs, and the best epoch's.")
+
+
+class CallbackConfig(Section):
+    """A Keras callback of the repository's own."""
+
+    use: CodeReference = Field(description='The class, or a function that returns a callback, as "module:attribute".')
+    options: dict[str, Any] = Field({}, description="Keyword arguments, checked against its signature.")
 
 
 class FitConfig(Section):
     """How the model is fitted."""
 
     epochs: int = Field(30, ge=1, description="At most so many passes over the train split.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="No epoch is begun that would not end within so many minutes of fitting; by default there is no limit."
+    )
     batch_size: int = Field(32, ge=1, description="Rows a step.")
     class_weight: Literal["balanced"] | dict[str, float] | None = Field(
         None, description="Weight of each class in the loss: balanced (inverse to its frequency), or by its label; 1 where none is named."
     )
     sample_weight: str | None = Field(None, description="The column with the weight of each row in the loss and its metrics.")
+    initial_weights: str | None = Field(
+        None, min_length=1, description="A .weights.h5 or .keras file whose weights the fit starts from; by default they are drawn by seed."
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     decay: Decay = Field(ConstantDecay(kind="constant"), description="How the learning rate changes.")
     early_stopping: EarlyStoppingConfig | None = Field(EarlyStoppingConfig(), description="When to stop early; null: never.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When training state is saved.")
+    callbacks: list[CallbackConfig] = Field([], description="Keras callbacks of the repository's own, called in this order.")
     validation_freq: int = Field(1, ge=1, description="Epochs between validations.")
+    steps_per_execution: int = Field(1, ge=1, description="Steps that are run at once, without a word in between.")
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="What layers compute in; weights are float32 in any case; auto: mixed_bfloat16 on GPUs that are made for it."
+    )
+    jit_compile: Literal["auto", True, False] = Field(
+        "auto", description="Whether XLA compiles the step; auto: on a GPU, where Keras finds fit."
+    )
+
+    @field_validator("initial_weights")
+    @classmethod
+    def _is_a_file_of_weights(cls, path: str | None) -> str | None:
+        if path is not None and not path.endswith((".weights.h5", ".keras")):
+            raise ValueError(f'"{path}" is no file of weights: its name ends in .weights.h5 or .keras')
+        return path
 
     @model_validator(mode="after")
     def _is_validated_before_the_end(self) -> Self:
         if self.validation_freq > self.epochs:
             raise ValueError(f"validation_freq {self.validation_freq} is above epochs {self.epochs}: nothing would be validated")
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        faults = list(_fit_faults(self))
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def _fit_faults(fit: FitConfig) -> Iterable[str]:
+    optimizer, stopping = fit.optimizer, fit.early_stopping
+    if isinstance(fit.decay, CosineDecay) and fit.decay.warmup_epochs > fit.epochs:
+        yield f"warmup_epochs {fit.decay.warmup_epochs:g} is above epochs {fit.epochs}: the rate would never be reached"
+    if stopping and stopping.start_from_epoch >= fit.epochs:
+        yield f"start_from_epoch {stopping.start_from_epoch} leaves none of {fit.epochs} epochs to be watched"
+    if fit.precision == "mixed_float16" and optimizer.loss_scale_factor is not None:
+        yield "mixed_float16 finds its own scale of the loss: leave loss_scale_factor out, or choose another precision"
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency is None and stopping and stopping.restore_best:
+        yield (
+            "use_ema puts the average of the weights in their place at the end of the fit, and early_stopping then those of the best"
+            " epoch: set ema_overwrite_frequency, or early_stopping.restore_best: false"
+        )
 
 
 # ---- batches

@@ -1,13 +1,14 @@
 """The fit: model and optimizer from the job, Keras's own ``model.fit``, and everything that it leaves behind."""
 
+import contextlib
 import hashlib
-import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -16,14 +17,19 @@ import yaml
 
 from refit import references
 from refit.batches import Position, RowsSource, read_batches, read_in_order, read_validation
-from refit.callbacks import EpochEnd, EpochStart, Recorder, Reporter, Restorer, StopOnNaN, callback_state, restore_callback
-from refit.checkpoints import Checkpoint, CheckpointRecord, read_newest, remove_checkpoints, write_checkpoint
-from refit.config import CosineDecay, ExponentialDecay, FitConfig, Job, PlateauDecay, StepDecay, TargetKind, digest, nearest
+from refit.callbacks import EpochStart, Recorder, Reporter, StopOnNaN, TimeBudget
+from refit.checkpoints import CheckpointWriter, read_newest, remove_checkpoints
+from refit.config import CallbackConfig, FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
 from refit.errors import CodeError, FitError, JobError
+from refit.event_files import Board
 from refit.features import Target, build_inputs, build_target
+from refit.fit_state import Checkpointer, FitState
 from refit.layout import RunLayout
+from refit.optimizers import build_optimizer, build_schedule
 from refit.progress import OnProgress, ignore_progress
-from refit.records import BatchesRecord, BuildRecord, FitRecord, Resumption
+from refit.records import BatchesRecord, BuildRecord, FitRecord
+from refit.resuming import Executions, ResumingCallbacks
+from refit.signals import noting_stop
 from refit.slicing import count_steps
 
 LOSSES: dict[TargetKind, str] = {
@@ -33,7 +39,6 @@ LOSSES: dict[TargetKind, str] = {
 }
 METRICS: dict[TargetKind, tuple[str, ...]] = {"binary": ("accuracy", "auc"), "classes": ("accuracy",), "regression": ("rmse", "mae")}
 _BUILDER_POSITIONAL = 2
-_log = logging.getLogger(__name__)
 
 
 # ---- the model
@@ -56,16 +61,40 @@ def assemble_model(job: Job, plan: BatchesRecord) -> keras.Model:
     keras.backend.clear_session()
     keras.utils.set_random_seed(job.seed)
     target = build_target(plan.target)
-    try:
-        model = builder(build_inputs(plan.features), target, **job.model.options)
-    except Exception as error:
-        raise CodeError(
-            f'"{reference}" failed: {type(error).__name__}: {error}.', where="model", remedy="Mend the builder or its options."
-        ) from error
+    with computing_in(choose_precision(job.fit)):
+        try:
+            model = builder(build_inputs(plan.features), target, **job.model.options)
+        except Exception as error:
+            raise CodeError(
+                f'"{reference}" failed: {type(error).__name__}: {error}.', where="model", remedy="Mend the builder or its options."
+            ) from error
     _check_output(model, target, reference)
     _check_monitors(job.fit, target.kind)
     _compile(model, job, target, plan)
     return model
+
+
+def choose_precision(fit: FitConfig) -> str:
+    """The name of Keras's policy: what the job says, or mixed_bfloat16 where every GPU is made for it.
+
+    Source: https://www.tensorflow.org/guide/mixed_precision#supported_hardware; compute capability 8.0 brought bfloat16.
+    """
+    if fit.precision != "auto":
+        return fit.precision
+    gpus = tf.config.list_physical_devices("GPU")
+    capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+    return "mixed_bfloat16" if gpus and min(capabilities) >= (8, 0) else "float32"
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Within the block layers are made that compute so."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _check_output(model: object, target: Target, reference: str) -> None:
@@ -83,38 +112,51 @@ def _compile(model: keras.Model, job: Job, target: Target, plan: BatchesRecord) 
     metrics = [made[name](name=name) if name in made else name for name in METRICS[target.kind]]
     is_weighted = plan.sample_weight is not None or plan.class_weights is not None
     counted = {"weighted_metrics" if is_weighted else "metrics": metrics}
-    model.compile(optimizer=build_optimizer(job.fit, plan.steps_per_epoch), loss=LOSSES[target.kind], **counted)
+    jit_compile = job.fit.jit_compile
+    if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
+        jit_compile = False  # slower there
+    with computing_in(choose_precision(job.fit)):  # Keras scales the loss where that says float16
+        model.compile(
+            optimizer=build_optimizer(job.fit, plan.steps_per_epoch), loss=LOSSES[target.kind], jit_compile=jit_compile, **counted
+        )
 
 
-def build_optimizer(config: FitConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer with its schedule; a plateau's drops are a callback's work."""
-    arguments = config.optimizer.model_dump(exclude={"name", "learning_rate"}, exclude_none=True)
-    rate = build_schedule(config, steps_per_epoch)
-    return keras.optimizers.get({"class_name": config.optimizer.name, "config": {"learning_rate": rate, **arguments}})
+def load_initial_weights(model: keras.Model, path: Path) -> None:
+    """Give a model the weights of a file, all of them; before its optimizer is built.
+
+    Raises:
+        FitError: the file is missing or holds others.
+    """
+    try:
+        if path.suffix == ".keras":
+            model.set_weights(keras.saving.load_model(path, compile=False).get_weights())
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*optimizer.*")  # its state is not wanted
+                model.load_weights(path)
+    except (OSError, ValueError) as error:
+        raise FitError(
+            f"the initial weights cannot be loaded: {error}.", where=f"fit.initial_weights: {path}", remedy="Name a file of the same model."
+        ) from error
 
 
-def build_schedule(config: FitConfig, steps_per_epoch: int) -> float | dict[str, Any]:
-    """The learning rate, or the serialised Keras schedule that computes it."""
-    rate, decay = config.optimizer.learning_rate, config.decay
-    if isinstance(decay, StepDecay):
-        steps = decay.every_epochs * steps_per_epoch
-        schedule = keras.optimizers.schedules.ExponentialDecay(rate, steps, decay.factor, staircase=True)
-    elif isinstance(decay, ExponentialDecay):
-        schedule = keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, decay.factor)
-    elif isinstance(decay, CosineDecay):
-        schedule = _cosine(rate, decay, config.epochs * steps_per_epoch)
-    else:
-        return rate
-    return dict(keras.optimizers.schedules.serialize(schedule))
+def build_callbacks(fit: FitConfig) -> dict[str, keras.callbacks.Callback]:
+    """The repository's own callbacks by name.
+
+    Raises:
+        CodeError: one cannot be had, or is no Keras callback.
+    """
+    return {f"{number} {config.use}": _build_callback(config) for number, config in enumerate(fit.callbacks)}
 
 
-def _cosine(rate: float, decay: CosineDecay, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    if not decay.warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(rate, steps, alpha=decay.final_fraction)
-    rest = max(steps - decay.warmup_steps, 1)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, rest, alpha=decay.final_fraction, warmup_target=rate, warmup_steps=decay.warmup_steps
-    )
+def _build_callback(config: CallbackConfig) -> keras.callbacks.Callback:
+    references.check_options(config.use, config.options, positional=0)
+    made = references.load(config.use)(**config.options)
+    if not isinstance(made, keras.callbacks.Callback):
+        raise CodeError(
+            f'"{config.use}" is no callback.', where="fit.callbacks", expected="a keras.callbacks.Callback", received=type(made).__name__
+        )
+    return made
 
 
 def describe_model(job: Job, plan: BatchesRecord) -> BuildRecord:
@@ -174,7 +216,8 @@ def fit_model(
 ) -> FitRecord:
     """Fit the model, or go on with a fit of this run that was interrupted.
 
-    Leaves ``weights.weights.h5``, ``model.keras`` and event files in the run's folder; checkpoints are removed at the end.
+    Leaves ``weights.weights.h5``, ``model.keras`` and event files in the run's folder; checkpoints are removed at the end, but for the
+    best epoch's. Asked to end by SIGTERM or Ctrl-C, it saves its state after the present step and leaves as the signal demands.
 
     Args:
         job: the whole job; ``belongs_to`` of the checkpoints covers it and the plan.
@@ -186,150 +229,157 @@ def fit_model(
         on_progress: told while the fit runs; must return at once.
 
     Raises:
-        FitError: the loss is not finite.
+        FitError: the loss is not finite, or checkpoints cannot be written.
     """
     devices = prepare_devices()
     model = assemble_model(job, plan)
+    if job.fit.initial_weights:
+        load_initial_weights(model, Path(job.fit.initial_weights))
     is_validated = validation is not None or bool(train.num_validation)
-    state = _State(job, plan, model, run, is_validated=is_validated, num_epochs=num_epochs or job.fit.epochs)
-    resumption = state.restore_variables()
+    num_epochs = num_epochs or job.fit.epochs
+    belongs_to = digest({"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs})
+    state = FitState(
+        model,
+        _monitors(job.fit, is_validated=is_validated),
+        Recorder(),
+        belongs_to=belongs_to,
+        steps_per_epoch=count_steps(train.num_rows, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
+        events_dir=run.tensorboard_dir,
+        found=read_newest(run.checkpoints_dir, belongs_to=belongs_to),
+    )
+    state.restore_variables()
     started = time.perf_counter()
-    _call_fit(state, job, train, validation, run, on_progress)
+    best = _call_fit(state, job, train, validation, run, num_epochs, on_progress)
     seconds = time.perf_counter() - started
     _save(model, run)
-    remove_checkpoints(run.checkpoints_dir)
+    remove_checkpoints(run.checkpoints_dir, but=best)
     history = state.recorder.history
-    trained = len(history["loss"]) - (resumption.epoch if resumption else 0)
+    trained = len(history["loss"]) * state.steps_per_epoch - state.first_step
     return FitRecord(
         num_epochs=len(history["loss"]),
-        best_epoch=state.best_epoch,
+        best_epoch=_best_epoch(state.monitors),
         history=history,
         validation_epochs=state.recorder.validation_epochs,
         weights_sha256=weights_sha256(model),
         resumed_at=state.resumed_at,
         devices=devices,
-        examples_per_second=round(trained * train.num_rows / seconds, 1),
+        examples_per_second=round(trained * job.fit.batch_size / seconds, 1),
+        best_checkpoint=best,
+        precision=model.dtype_policy.name,
+        stopped_by=_stopped_by(state.monitors),
     )
 
 
-class _State:
-    """Everything that a checkpoint holds, and the way there and back."""
+def _best_epoch(monitors: Mapping[str, keras.callbacks.Callback]) -> int | None:
+    """The epoch (from 0) whose weights were kept, where early stopping kept any."""
+    stopping = monitors.get("early_stopping")
+    return None if stopping is None or stopping.best_weights is None else int(stopping.best_epoch)
 
-    def __init__(self, job: Job, plan: BatchesRecord, model: keras.Model, run: RunLayout, *, is_validated: bool, num_epochs: int) -> None:
-        self.model = model
-        self.num_epochs = num_epochs
-        self.recorder = Recorder()
-        self.monitors = _monitors(job.fit, is_validated=is_validated)
-        self.belongs_to = digest({"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs})
-        self.resumed_at: tuple[Resumption, ...] = ()
-        self._steps = plan.steps_per_epoch
-        self._run = run
-        self._keep = job.fit.checkpoint.keep
-        self._found = read_newest(run.checkpoints_dir, belongs_to=self.belongs_to)
-        model.optimizer.build(model.trainable_variables)
 
-    @property
-    def start(self) -> Position:
-        return Position(self._found.record.epoch if self._found else 0, 0)
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch (from 0) whose weights were kept, where early stopping kept any."""
-        stopping = self.monitors.get("early_stopping")
-        return None if stopping is None or stopping.best_weights is None else int(stopping.best_epoch)
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._found is not None and self._found.record.stop_training
-
-    def restore_variables(self) -> Resumption | None:
-        """Give model, optimizer and history back what they were; before the fit."""
-        if self._found is None:
-            return None
-        for group, variables in self._variables().items():
-            for variable, values in zip(variables, self._found.arrays[group], strict=True):
-                variable.assign(values)
-        record = self._found.record
-        self.recorder.history = {name: list(values) for name, values in record.history.items()}
-        self.recorder.validation_epochs = list(record.validation_epochs)
-        here = Resumption(epoch=record.epoch, step=record.step)
-        self.resumed_at = (*record.resumed_at, here)
-        _log.info("fit: resumed after epoch %d, step %d", here.epoch, here.step)
-        return here
-
-    def restore_callbacks(self) -> None:
-        """Give the monitors back what they knew; after their ``on_train_begin``."""
-        if self._found is None:
-            return
-        for name, callback in self.monitors.items():
-            restore_callback(callback, self._found.record.callbacks[name], self._found.arrays.get(name, []))
-
-    def save(self, epoch: int) -> None:
-        """Write the state after an epoch."""
-        states = {name: callback_state(callback) or ({}, []) for name, callback in self.monitors.items()}
-        arrays = {group: [np.asarray(v.numpy()) for v in variables] for group, variables in self._variables().items()}
-        record = CheckpointRecord(
-            belongs_to=self.belongs_to,
-            epoch=epoch + 1,
-            step=(epoch + 1) * self._steps,
-            stop_training=bool(self.model.stop_training),
-            history=self.recorder.history,
-            validation_epochs=self.recorder.validation_epochs,
-            callbacks={name: values for name, (values, _) in states.items()},
-            resumed_at=self.resumed_at,
-            num_arrays={},
-            arrays_sha256="",
-        )
-        arrays |= {name: weights for name, (_, weights) in states.items()}
-        write_checkpoint(self._run.checkpoints_dir, Checkpoint(record, arrays), keep=self._keep)
-
-    def _variables(self) -> dict[str, list[Any]]:
-        return {"model": list(self.model.variables), "optimizer": list(self.model.optimizer.variables)}
+def _stopped_by(monitors: Mapping[str, keras.callbacks.Callback]) -> Literal["early_stopping", "max_minutes"] | None:
+    if getattr(monitors.get("max_minutes"), "is_over", False):
+        return "max_minutes"
+    return "early_stopping" if getattr(monitors.get("early_stopping"), "stopped_epoch", 0) else None
 
 
 def _monitors(config: FitConfig, *, is_validated: bool) -> dict[str, keras.callbacks.Callback]:
-    """What watches the fit; without validation rows nothing stops it early."""
-    monitors: dict[str, keras.callbacks.Callback] = {}
+    """Callbacks that know something of earlier epochs; without validation rows nothing stops it early."""
+    monitors: dict[str, keras.callbacks.Callback] = {"history": keras.callbacks.History(), **build_callbacks(config)}
     if isinstance(config.decay, PlateauDecay):
-        decay = config.decay
-        monitors["plateau"] = keras.callbacks.ReduceLROnPlateau(decay.monitor, factor=decay.factor, patience=decay.patience)
+        drop = config.decay.model_dump(exclude={"kind", "min_rate"})
+        monitors["plateau"] = keras.callbacks.ReduceLROnPlateau(**drop, min_lr=config.decay.min_rate)
     stopping = config.early_stopping
     if stopping is not None and is_validated:
-        monitors["early_stopping"] = keras.callbacks.EarlyStopping(
-            stopping.monitor, patience=stopping.patience, min_delta=stopping.min_delta, restore_best_weights=True
-        )
+        watched = stopping.model_dump(exclude={"restore_best"})
+        monitors["early_stopping"] = keras.callbacks.EarlyStopping(**watched, restore_best_weights=stopping.restore_best)
+    elif is_validated:  # never stops: it only knows which epoch was the best
+        monitors["best"] = keras.callbacks.EarlyStopping("val_loss", patience=config.epochs)
+    if config.max_minutes is not None:
+        monitors["max_minutes"] = TimeBudget(60 * config.max_minutes)
     return monitors
 
 
-def _call_fit(state: _State, job: Job, train: RowsSource, validation: RowsSource | None, run: RunLayout, on_progress: OnProgress) -> None:
-    fit, drop = job.fit, job.batches.drop_remainder
-    steps = count_steps(train.num_rows, fit.batch_size, drop_remainder=drop)
-    epoch = tf.Variable(state.start.epoch, dtype=tf.int64, trainable=False)
-    board = keras.callbacks.TensorBoard(str(run.tensorboard_dir), write_graph=True, update_freq="epoch")
-    if state.start.epoch == 0:
+def _call_fit(
+    state: FitState,
+    job: Job,
+    train: RowsSource,
+    validation: RowsSource | None,
+    run: RunLayout,
+    num_epochs: int,
+    on_progress: OnProgress,
+) -> str | None:
+    """Call Keras's fit from where the state is; returns the name of the best epoch's checkpoint."""
+    fit, steps, start = job.fit, state.steps_per_epoch, state.start
+    batches = read_batches(
+        train, batch_size=fit.batch_size, seed=job.seed, start=_next_batch(start, steps), drop_remainder=job.batches.drop_remainder
+    )
+    epoch = tf.Variable(start.epoch, dtype=tf.int64, trainable=False)
+    schedule = build_schedule(fit, steps)
+    rate = keras.optimizers.schedules.deserialize(schedule) if isinstance(schedule, dict) else None
+    board = Board(run.tensorboard_dir, rate=rate, steps_per_epoch=steps, first_step=state.first_step)
+    if not state.first_step:
         _write_text(run.tensorboard_dir / "train", job)
     if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
         warnings.filterwarnings("ignore", message=".*conditioned on metric.*which is not available")
-    state.model.fit(
-        read_batches(train, batch_size=fit.batch_size, seed=job.seed, start=state.start, drop_remainder=drop),
-        validation_data=_validation_batches(job, train, validation, epoch),
-        validation_freq=fit.validation_freq,
-        steps_per_epoch=steps,
-        initial_epoch=state.num_epochs if state.is_stopped else state.start.epoch,
-        epochs=state.num_epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
+    executions = Executions(state.model, steps_per_epoch=steps, steps_per_execution=fit.steps_per_execution)
+    writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, best=state.best)
+    with noting_stop() as stop, contextlib.closing(writer):
+        callbacks = [
             EpochStart(epoch.assign),
-            StopOnNaN(),
+            StopOnNaN(start.epoch),
             *state.monitors.values(),
             state.recorder,
             board,
-            Restorer(state.restore_callbacks),
-            Reporter(on_progress, num_epochs=state.num_epochs, steps_per_epoch=steps),
-            EpochEnd(state.save, every_epochs=fit.checkpoint.every_epochs),
-        ],
-    )
+            Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, epoch=start.epoch),
+            Checkpointer(state, writer, executions, fit.checkpoint, board, stop),
+        ]
+        with telling_memory(fit.batch_size):
+            state.model.fit(
+                batches,
+                validation_data=_validation_batches(job, train, validation, epoch),
+                validation_freq=fit.validation_freq,
+                steps_per_epoch=steps,
+                initial_epoch=num_epochs if state.is_stopped else start.epoch,
+                epochs=num_epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=ResumingCallbacks(
+                    callbacks,
+                    state.model,
+                    executions,
+                    start=start,
+                    logs=state.logs,
+                    num_epochs=num_epochs,
+                    restore_callbacks=state.restore_callbacks,
+                    restore_metrics=partial(state.restore_metrics, batches.element_spec),
+                ),
+            )
+        writer.wait()
+    state.model.train_function = None  # the one that is there belongs to this fit
+    return writer.best
+
+
+@contextlib.contextmanager
+def telling_memory(batch_size: int) -> Iterator[None]:
+    """Turn a device's lack of memory into an error that says what to try.
+
+    Raises:
+        FitError: the device's memory is full.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise FitError(
+            f"the device's memory is full: {error.message.splitlines()[0]}",
+            where="fit.batch_size",
+            received=str(batch_size),
+            remedy=f"Try fit.batch_size: {max(1, batch_size // 2)}, a smaller model, or fit.precision: mixed_bfloat16.",
+        ) from error
+
+
+def _next_batch(start: Position, steps: int) -> Position:
+    """The position of the next batch; after an epoch's last step that is the next epoch's first."""
+    return start if start.step < steps else Position(start.epoch + 1, 0)
 
 
 def _validation_batches(job: Job, train: RowsSource, validation: RowsSource | None, epoch: tf.Variable) -> tf.data.Dataset | None:

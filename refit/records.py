@@ -398,6 +398,9 @@ class FitRecord(Record):
     resumed_at: tuple[Resumption, ...] = ()
     devices: tuple[str, ...]
     examples_per_second: float
+    best_checkpoint: str | None = None
+    precision: str = "float32"
+    stopped_by: Literal["early_stopping", "max_minutes"] | None = None
 
     def brief(self) -> str:
         """A few words for a line of the log."""

@@ -85,6 +85,8 @@ def check_references(job: Job) -> None:
     """
     if job.model.build:
         references.check_options(job.model.build, job.model.options, positional=2)
+    for callback in job.fit.callbacks:
+        references.check_options(callback.use, callback.options, positional=0)
     for source in job.data.sources:
         if isinstance(source, PythonSource):
             references.check_options(source.read, source.options, positional=0)

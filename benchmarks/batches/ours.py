@@ -11,10 +11,12 @@ import tensorflow as tf
 from batches import data
 from refit.batches import Position, open_side, plan_batches, read_batches
 from refit.config import Job, parse_job
-from refit.fitting import assemble_model
+from refit.fitting import assemble_model, fit_model
 from refit.ingestion import ingest, read_head
 from refit.layout import Layout, RunLayout
+from refit.progress import OnProgress
 from refit.records import BatchesRecord, SnapshotRecord
+from refit.slicing import count_steps
 from refit.splits import read_rows, read_sides, split_rows
 
 TABLE_FEATURES = {
@@ -51,7 +53,7 @@ class Planned:
     run: RunLayout
 
 
-def describe_job(folder: Path, *, window_rows: int) -> Job:
+def describe_job(folder: Path, *, window_rows: int, fit: dict[str, Any] | None = None) -> Job:
     """The job over a folder of the benchmark's data: 95 % of the rows are the train split."""
     is_images = folder.name == "images"
     tree: dict[str, Any] = {
@@ -60,7 +62,7 @@ def describe_job(folder: Path, *, window_rows: int) -> Job:
         "features": IMAGE_FEATURES if is_images else TABLE_FEATURES,
         "target": {"column": data.LABEL, "kind": "classes" if is_images else "binary"},
         "split": {"by": "hash", "validation": 0.025, "test": 0.025},
-        "fit": {"batch_size": 256},
+        "fit": fit or {"batch_size": 256},
         "batches": {"window_rows": window_rows},
     }
     return parse_job(tree)
@@ -95,6 +97,17 @@ def load_train(folder: Path, engine: str, *, window_rows: int) -> Train:
         return read_batches(source, batch_size=batch_size, seed=known.job.seed, start=Position(0, 0))
 
     return Train(plan.row_bytes, plan.window_rows, open_dataset)
+
+
+def fit_train(folder: Path, run_name: str, fit: dict[str, Any], *, window_rows: int, on_progress: OnProgress) -> int:
+    """Fit the train split, resident, as a run does, but for validation; returns the steps of an epoch."""
+    known = read_planned(folder, window_rows=window_rows)
+    job = describe_job(folder, window_rows=window_rows, fit=fit)
+    train = open_side(known.snapshot, known.plan.model_copy(update={"engine": "resident"}), known.layout, read_sides(known.run), "train")
+    steps = count_steps(train.num_rows, job.fit.batch_size)
+    plan = known.plan.model_copy(update={"batch_size": job.fit.batch_size, "steps_per_epoch": steps})
+    fit_model(job, plan, train, None, known.layout.run(job.name, run_name), on_progress=on_progress)
+    return steps
 
 
 def build_model(folder: Path, *, window_rows: int) -> Any:  # noqa: ANN401 -- Keras is untyped

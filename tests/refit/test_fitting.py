@@ -55,12 +55,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 
 def test_what_a_fit_leaves_is_the_fitted_model(tmp_path):
     job = small_job()
-    _, plan, run = run_fit(job, tmp_path)
+    record, plan, run = run_fit(job, tmp_path)
     whole = keras.saving.load_model(run.keras_model, safe_mode=True)
     features, _ = next(iter(read_in_order(packed(job, TRAIN, VALIDATION)[2], batch_size=40)))
     np.testing.assert_allclose(whole(features), load_fitted(job, plan, run)(features), rtol=1e-6)
     assert sorted(path.name for path in run.model_dir.iterdir()) == ["model.keras", "weights.weights.h5"]
-    assert not run.checkpoints_dir.exists()
+    assert [path.name for path in run.checkpoints_dir.iterdir()] == [record.best_checkpoint]
 
 
 def test_missing_weights_are_told(tmp_path):
@@ -163,6 +163,46 @@ def test_validation_every_second_epoch_is_recorded_as_such(tmp_path):
     assert record.validation_epochs == [1, 3]
     assert (len(record.history["val_loss"]), len(record.history["loss"])) == (2, 4)
     assert record.best_epoch == [1, 3][int(np.argmin(record.history["val_loss"]))]
+
+
+# ---- what else a job may say
+
+
+@pytest.mark.parametrize("name", ["weights.weights.h5", "model.keras"])
+def test_a_fit_can_start_from_the_weights_of_another(name, tmp_path):
+    job = small_job(optimizer={"name": "sgd", "learning_rate": 1e-12})
+    _, plan, run = run_fit(job, tmp_path / "first")
+    second = small_job(initial_weights=str(run.model_dir / name), optimizer={"name": "adam", "learning_rate": 1e-12})
+    kernels = [load_fitted(j, plan, r).get_weights()[-2] for j, r in [(job, run), (second, run_fit(second, tmp_path / "second")[2])]]
+    np.testing.assert_allclose(*kernels, rtol=1e-6)
+    other = small_job(initial_weights=str(run.model_dir / name)).model_copy(update={"seed": 5})
+    assert run_fit(other, tmp_path / "third")[0].num_epochs == 2
+
+
+@pytest.mark.parametrize("name", ["none.weights.h5", "none.keras"])
+def test_initial_weights_that_are_not_there_are_told(name, tmp_path):
+    with pytest.raises(FitError, match="initial weights cannot be loaded"):
+        run_fit(small_job(initial_weights=str(tmp_path / name)), tmp_path)
+
+
+def test_a_fit_ends_when_another_epoch_would_take_too_long(tmp_path):
+    record, _, _ = run_fit(small_job(epochs=5, max_minutes=1e-4), tmp_path)
+    assert (record.num_epochs, record.stopped_by) == (1, "max_minutes")
+
+
+def test_layers_compute_in_the_precision_that_the_job_names_and_others_do_not(tmp_path):
+    job = small_job(precision="mixed_bfloat16")
+    model = assemble_model(job, plan_of(job, TRAIN))
+    assert [layer.compute_dtype for layer in model.layers if isinstance(layer, keras.layers.Dense)] == ["bfloat16", "float32"]  # and head
+    assert {weight.dtype for weight in model.trainable_variables} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    assert run_fit(job, tmp_path)[0].precision == "mixed_bfloat16"
+
+
+def test_something_else_than_a_callback_is_told(tmp_path):
+    job = small_job(callbacks=[{"use": "refit.callbacks:Resumable"}])
+    with pytest.raises((CodeError, TypeError), match=r"callback|Protocol"):
+        run_fit(job, tmp_path)
 
 
 # ---- faults
@@ -274,6 +314,13 @@ def test_tensorboard_holds_every_epoch(side, tag, name, board):
     found = scalars(events[side], tag)
     assert sorted(found) == [0, 1, 2]
     np.testing.assert_allclose([found[epoch] for epoch in range(3)], record.history[name], rtol=1e-6)
+
+
+def test_tensorboard_holds_the_learning_rate_of_every_step(board):
+    job, _, events = board
+    rates = scalars(events["train"], "batch_learning_rate")
+    assert sorted(rates) == list(range(3 * STEPS))
+    assert set(rates.values()) == {np.float32(job.fit.optimizer.rate)}
 
 
 def test_tensorboard_holds_the_job_as_it_was(board):
