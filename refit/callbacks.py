@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
+from refit.batches import Position
 from refit.errors import FitError
 from refit.progress import FitProgress, OnProgress
 
@@ -165,15 +166,16 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells progress, at most ``per_second`` times a second and at the end of every epoch."""
 
-    def __init__(self, tell: OnProgress, *, num_epochs: int, steps_per_epoch: int, epoch: int = 0, per_second: float = 10) -> None:
-        """Keep whom to tell."""
+    def __init__(
+        self, tell: OnProgress, *, num_epochs: int, steps_per_epoch: int, batch_size: int, start: Position, per_second: float = 10
+    ) -> None:
+        """Keep whom to tell, and where the fit begins."""
         super().__init__()
         self._tell = tell
-        self._num_epochs = num_epochs
-        self._steps = steps_per_epoch
+        self._num_epochs, self._steps, self._batch_size = num_epochs, steps_per_epoch, batch_size
+        self._epoch, self._start = start.epoch, start
         self._interval = 1 / per_second
-        self._epoch = epoch
-        self._next = 0.0
+        self._since = self._next = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
         """Remember the epoch."""
@@ -191,4 +193,6 @@ class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _report(self, step: int, logs: dict[str, float] | None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
-        self._tell(FitProgress(self._epoch, self._num_epochs, step, self._steps, values))
+        done = (self._epoch - self._start.epoch) * self._steps + step - self._start.step
+        speed = done * self._batch_size / max(time.monotonic() - self._since, 1e-3)
+        self._tell(FitProgress(self._epoch, self._num_epochs, step, self._steps, values, speed))

@@ -330,7 +330,7 @@ def _call_fit(
             *state.monitors.values(),
             state.recorder,
             board,
-            Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, epoch=start.epoch),
+            Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, batch_size=fit.batch_size, start=start),
             Checkpointer(state, writer, executions, fit.checkpoint, board, stop),
         ]
         with telling_memory(fit.batch_size):

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit is: counts of what is done, and the newest values by name."""
+    """Where a fit is: counts of what is done, the newest values by name, and how fast it goes."""
 
     epoch: int
     num_epochs: int
     step: int
     steps_per_epoch: int
     values: dict[str, float]
+    examples_per_second: float = 0.0
 
     @property
     def is_epoch_end(self) -> bool:
@@ -80,6 +81,8 @@ def terminal_bar(console: Console) -> Iterator[OnProgress]:
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[told]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -92,7 +95,7 @@ def terminal_bar(console: Console) -> Iterator[OnProgress]:
                 completed=done,
                 total=progress.num_epochs * progress.steps_per_epoch,
                 epoch=f"{progress.epoch + 1}/{progress.num_epochs}",
-                told=describe(progress.values),
+                told=f"{progress.examples_per_second:,.0f} examples/s · {describe(progress.values)}",
             )
 
         yield show
