@@ -63,6 +63,7 @@ class CheckpointRecord(Record):
         callbacks: what each callback knows.
         resumed_at: earlier interruptions.
         best: name of the best epoch's checkpoint.
+        chosen_steps: how many steps are run at once, where that was measured.
         events: bytes of each of TensorBoard's files by its path under their folder.
         arrays: what lies in the file, in order.
         arrays_sha256: SHA-256 over the SHA-256s of its blocks of 16 MiB.
@@ -82,6 +83,7 @@ class CheckpointRecord(Record):
     callbacks: dict[str, dict[str, Any]]
     resumed_at: tuple[Resumption, ...] = ()
     best: str | None = None
+    chosen_steps: int | None = None
     events: dict[str, int] = Field(default_factory=dict)
     arrays: tuple[ArrayRecord, ...] = ()
     arrays_sha256: str = ""

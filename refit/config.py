@@ -731,7 +731,9 @@ class FitConfig(Section):
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When training state is saved.")
     callbacks: list[CallbackConfig] = Field([], description="Keras callbacks of the repository's own, called in this order.")
     validation_freq: int = Field(1, ge=1, description="Epochs between validations.")
-    steps_per_execution: int = Field(1, ge=1, description="Steps that are run at once, without a word in between.")
+    steps_per_execution: Literal["auto"] | PositiveInt = Field(
+        "auto", description="Steps that are run at once, without a word in between; auto: measured in fits of more than a minute."
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="What layers compute in; weights are float32 in any case; auto: mixed_bfloat16 on GPUs that are made for it."
     )

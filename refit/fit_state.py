@@ -16,6 +16,7 @@ from refit.callbacks import Recorder, callback_state, restore_callback
 from refit.checkpoints import Checkpoint, CheckpointRecord, CheckpointWriter
 from refit.config import CheckpointConfig
 from refit.event_files import Board, cut_events, measure_events
+from refit.pace import Pace
 from refit.records import Resumption
 from refit.resuming import Executions
 from refit.signals import StopRequest
@@ -57,6 +58,7 @@ class FitState:
         self.steps_per_epoch = steps_per_epoch
         self._belongs_to, self._events_dir, self._found = belongs_to, events_dir, found
         self.resumed_at: tuple[Resumption, ...] = ()
+        self.pace = Pace(1, steps_per_epoch=steps_per_epoch, num_steps=0)
         model.optimizer.build(model.trainable_variables)
 
     @property
@@ -83,6 +85,11 @@ class FitState:
         """Whether an epoch that has just ended is the best so far."""
         knows = self.monitors.get("early_stopping") or self.monitors.get("best")
         return knows is not None and knows.best is not None and knows.wait == 0 and bool(knows.best_epoch == epoch)
+
+    @property
+    def chosen_steps(self) -> int | None:
+        """How many steps are run at once, where that was measured."""
+        return self._found.record.chosen_steps if self._found else None
 
     @property
     def is_stopped(self) -> bool:
@@ -143,6 +150,7 @@ class FitState:
             logs={name: float(value) for name, value in logs.items()},
             callbacks={name: callback_state(callback)[0] for name, callback in self.monitors.items()},
             resumed_at=self.resumed_at,
+            chosen_steps=self.pace.chosen,
             events=measure_events(self._events_dir),
         )
 

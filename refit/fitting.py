@@ -26,6 +26,7 @@ from refit.features import Target, build_inputs, build_target
 from refit.fit_state import Checkpointer, FitState
 from refit.layout import RunLayout
 from refit.optimizers import build_optimizer, build_schedule
+from refit.pace import Pace
 from refit.progress import OnProgress, ignore_progress
 from refit.records import BatchesRecord, BuildRecord, FitRecord
 from refit.resuming import Executions, ResumingCallbacks
@@ -267,6 +268,7 @@ def fit_model(
         best_checkpoint=best,
         precision=model.dtype_policy.name,
         stopped_by=_stopped_by(state.monitors),
+        steps_per_execution=state.pace.size,
     )
 
 
@@ -321,7 +323,9 @@ def _call_fit(
         _write_text(run.tensorboard_dir / "train", job)
     if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
         warnings.filterwarnings("ignore", message=".*conditioned on metric.*which is not available")
-    executions = Executions(state.model, steps_per_epoch=steps, steps_per_execution=fit.steps_per_execution)
+    asked = 1 if fit.steps_per_execution == "auto" and fit.callbacks else fit.steps_per_execution  # they may count steps
+    state.pace = Pace(asked, steps_per_epoch=steps, num_steps=num_epochs * steps - state.first_step, chosen=state.chosen_steps)
+    executions = Executions(state.model, steps_per_epoch=steps, pace=state.pace)
     writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, best=state.best)
     with noting_stop() as stop, contextlib.closing(writer):
         callbacks = [

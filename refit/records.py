@@ -401,6 +401,7 @@ class FitRecord(Record):
     best_checkpoint: str | None = None
     precision: str = "float32"
     stopped_by: Literal["early_stopping", "max_minutes"] | None = None
+    steps_per_execution: int = 1
 
     def brief(self) -> str:
         """A few words for a line of the log."""

@@ -1,7 +1,8 @@
 """A fit that begins in the middle of an epoch: Keras's own ``fit`` is led past what was done before the interruption.
 
 Keras knows the beginning of epochs only. Here its train function is called for the steps that were done, too, and does nothing for
-them; the callbacks do not hear of them. So one ``fit`` trains what was left, and whoever watches it sees a single training.
+them; the callbacks do not hear of them. Steps that are run in groups are led past in the same way. So one ``fit`` trains what was
+left, and whoever watches it sees a single training.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,53 +11,74 @@ from typing import Any
 import keras
 
 from refit.batches import Position
+from refit.pace import Pace
 
 
 class Executions:
-    """Keras's train function over groups of steps. A last group of fewer steps is run one by one, so that each batch comes once."""
+    """Keras's train function, called for each step of an epoch; it runs groups of them, and has nothing to do for those that are done.
 
-    def __init__(self, model: keras.Model, *, steps_per_epoch: int, steps_per_execution: int) -> None:
-        """Make the functions for one step and for a group, and stand in for the model's own.
+    A group of fewer steps at an epoch's end is run one by one, so that each batch comes once.
+    """
+
+    def __init__(self, model: keras.Model, *, steps_per_epoch: int, pace: Pace) -> None:
+        """Stand in for the model's own function.
 
         Args:
             model: compiled.
             steps_per_epoch: steps of an epoch.
-            steps_per_execution: steps of a group.
+            pace: says how many steps are run at once.
         """
         self.steps_per_epoch = steps_per_epoch
-        self.size = min(steps_per_execution, steps_per_epoch)
         self.step = 0
         self.is_passed = False
-        self.first = 0
+        self._calls = 0
         self._logs: Any = {}
-        self._model = model
-        self._functions = {steps: _train_function(model, steps) for steps in (1, self.size)}
+        self._model, self._pace = model, pace
+        self._functions: dict[int, Callable[[Any], Any]] = {}
         model.train_function = self
 
-    def begin_epoch(self, first: int = 0, logs: Any = None) -> None:  # noqa: ANN401 -- Keras's logs
-        """Begin an epoch whose steps before ``first`` were done; ``logs`` are what the last of them gave."""
-        self.step, self.first, self._logs = 0, first, logs or {}
+    def begin_epoch(self, step: int = 0, logs: Any = None) -> None:  # noqa: ANN401 -- Keras's logs
+        """Begin an epoch of which ``step`` steps are done; ``logs`` are what the last of them gave."""
+        self._calls, self.step, self._logs = 0, step, logs or {}
 
     def __call__(self, iterator: Any) -> Any:  # noqa: ANN401 -- Keras's iterator and logs
-        """Run the next group of steps, unless it was done before."""
-        count = min(self.size, self.steps_per_epoch - self.step)
-        self.is_passed = self.step < self.first
-        self.step += count
-        if self.is_passed:
-            return self._logs
-        if count == self.size:
-            return self._functions[count](iterator)
-        self._model.steps_per_execution = 1  # Keras looks when it traces
+        """Run the next group of steps, if this call's step was not among those that are done."""
+        self.is_passed = self._calls < self.step
+        self._calls += 1
+        if not self.is_passed:
+            count = min(self._pace.size, self.steps_per_epoch - self.step)
+            with self._pace.timing(count):
+                self._logs = self._run(iterator, count)
+            self.step += count
+        return self._logs
+
+    def _run(self, iterator: Any, count: int) -> Any:  # noqa: ANN401 -- Keras's iterator and logs
+        if count == self._pace.size:
+            return self._function(count)(iterator)
         for _ in range(count):
-            logs = self._functions[1](iterator)
-        self._model.steps_per_execution = self.size
+            logs = self._function(1)(iterator)
         return logs
+
+    def _function(self, steps: int) -> Callable[[Any], Any]:
+        if steps not in self._functions:
+            self._functions[steps] = _train_function(self._model, steps)
+        return self._functions[steps]
 
 
 def _train_function(model: keras.Model, steps: int) -> Callable[[Any], Any]:
-    model.steps_per_execution = steps
+    """The model's function for so many steps. Keras looks at their number when it traces, and else believes in single steps."""
+    own, model.steps_per_execution = model.train_function, steps
     model.make_train_function(force=True)
-    return model.train_function  # type: ignore[no-any-return]
+    made, model.train_function, model.steps_per_execution = model.train_function, own, 1
+
+    def run(iterator: Any) -> Any:  # noqa: ANN401 -- Keras's iterator and logs
+        model.steps_per_execution = steps
+        try:
+            return made(iterator)
+        finally:
+            model.steps_per_execution = 1
+
+    return run if steps > 1 else made
 
 
 class ResumingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # Keras is untyped
@@ -106,7 +128,7 @@ class ResumingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # 
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ANN401 -- Keras's logs
         """Tell of a group of steps, unless it was done before."""
-        if batch >= self._executions.first:
+        if batch >= self._executions.step:
             super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ANN401, ARG002 -- Keras's logs; it counts past a short group

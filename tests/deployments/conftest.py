@@ -1,4 +1,4 @@
-"""One server and one worker for all tests of deployments."""
+"""A server and a worker for the tests of a module, and a database for all servers."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def prefect_home(migrated_home: Path, tmp_path: Path) -> Path:
     return shutil.copytree(migrated_home, tmp_path / "prefect")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(migrated_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A whole server, with schedules and automations."""
     folder = tmp_path_factory.mktemp("server")
@@ -39,6 +39,7 @@ def server(migrated_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         PREFECT_API_URL=f"http://{HOST}:{port}/api",
         PREFECT_SERVER_API_PORT=str(port),
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="5",
+        PREFECT_WORKER_QUERY_SECONDS="1",
         REFIT_HOME=str(folder / "refit"),
     )
     arguments = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
@@ -47,7 +48,7 @@ def server(migrated_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Server(port=port, environment=environment, refit_home=folder / "refit")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
     """A process worker of the pool ``refit``."""
     log = tmp_path_factory.mktemp("worker") / "worker.log"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from deployments.command import app
 from deployments.environment import CHECKOUT
+from refit.config import CheckpointConfig
 from refit.records import RunRecord
 
 REFIT = Path(sys.executable).with_name("refit")
@@ -111,7 +112,8 @@ def test_a_good_file_is_checked_off(refit):
     assert "digits" in done.stderr
     as_json = refit("check", DIGITS, "--json")
     (job,) = json.loads(as_json.stdout)["jobs"]
-    assert job["fit"]["checkpoint"] == {"every_epochs": 1, "keep": 2}
+    filled_in = CheckpointConfig().model_dump()  # what the file leaves out
+    assert job["fit"]["checkpoint"] == {**filled_in, "every_epochs": 1, "keep": 2}
 
 
 def test_a_typo_is_told_with_line_column_and_the_nearest(refit, job_file):

@@ -20,21 +20,26 @@ SHORT = {"fit.epochs": 2}
 WORKER = ["-m", "prefect", "worker", "start", "--pool", "killed", "--type", "process"]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 ENDLESS = {"fit.epochs": 1_000_000, "fit.early_stopping": None}
+NIGHTLY: dict[str, Any] = {"name": "nightly", "schedules": [{"cron": "0 3 * * *"}]}
+TWICE: dict[str, Any] = {"name": "twice", "schedules": [{"cron": "0 3 * * *", "timezone": "UTC"}, {"interval": 3600}]}
+VARIABLE: dict[str, Any] = {"name": "variable", "description": "by {{ $REFIT_TEST_WHO }}"}
 
 
 @pytest.fixture(scope="module")
-def deployed(server: Server) -> dict[str, Any]:
-    """The shipped deployment on the server."""
-    done = server.refit("deploy", str(DIGITS))
+def deployed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The shipped deployment on the server; beside it in its file are variants of it."""
+    path = variants(tmp_path_factory.mktemp("deployed"), {}, NIGHTLY, TWICE, VARIABLE)
+    done = server.refit("deploy", str(path), REFIT_TEST_WHO="me")
     assert done.returncode == 0, done.stderr
     return server.deployment("digits")
 
 
-def variant(folder: Path, **changes: Any) -> Path:
-    """The shipped deployment's file with other values."""
+def variants(folder: Path, *changes: dict[str, Any]) -> Path:
+    """The shipped deployment's file with a deployment for each of these other values."""
     document = yaml.safe_load(DIGITS.read_text())
-    document["deployments"][0].update(changes)
-    path = folder / "variant.yaml"
+    (shipped,) = document["deployments"]
+    document["deployments"] = [{**shipped, **other} for other in changes]
+    path = folder / "variants.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
@@ -64,15 +69,13 @@ def test_what_the_file_leaves_out_is_filled_in(deployed: dict[str, Any]) -> None
 
 @pytest.mark.usefixtures("deployed")
 def test_deploying_again_changes_nothing_but_what_the_file_changes(server: Server, tmp_path: Path) -> None:
-    schedules = [{"cron": "0 3 * * *", "timezone": "UTC"}, {"interval": 3600}]
-    assert server.refit("deploy", str(variant(tmp_path, name="twice", schedules=schedules))).returncode == 0
     first = server.deployment("twice")
     server.post(f"/deployments/{first['id']}/pause_deployment")
-    assert server.refit("deploy", str(variant(tmp_path, name="twice", schedules=schedules))).returncode == 0
+    assert server.refit("deploy", str(variants(tmp_path, TWICE))).returncode == 0
     second = server.deployment("twice")
     assert second["paused"]
     assert (second["id"], meaning(second["schedules"])) == (first["id"], meaning(first["schedules"]))
-    assert server.refit("deploy", str(variant(tmp_path, name="twice", schedules=schedules[1:]))).returncode == 0
+    assert server.refit("deploy", str(variants(tmp_path, {**TWICE, "schedules": TWICE["schedules"][1:]}))).returncode == 0
     assert meaning(server.deployment("twice")["schedules"]) == [entry for entry in meaning(first["schedules"]) if "interval" in entry]
     assert [automation["name"] for automation in server.post("/automations/filter")] == [AUTOMATION]
     assert len(server.post("/deployments/filter", {"deployments": {"name": {"any_": ["twice"]}}})) == 1
@@ -83,8 +86,8 @@ def meaning(schedules: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps([entry["schedule"], entry["active"]]) for entry in schedules)
 
 
-def test_a_cron_deployment_gets_runs_by_itself(server: Server, tmp_path: Path) -> None:
-    assert server.refit("deploy", str(variant(tmp_path, name="nightly", schedules=[{"cron": "0 3 * * *"}]))).returncode == 0
+@pytest.mark.usefixtures("deployed")
+def test_a_cron_deployment_gets_runs_by_itself(server: Server) -> None:
     nightly = server.deployment("nightly")["id"]
     runs = wait_until(
         lambda: server.runs_of(nightly, scheduled=True), seconds=60, what="the scheduler makes a run (with SQLAlchemy 2.1 it never does)"
@@ -95,12 +98,11 @@ def test_a_cron_deployment_gets_runs_by_itself(server: Server, tmp_path: Path) -
 # ---- what is refused
 
 
+@pytest.mark.usefixtures("deployed")
 def test_a_variable_that_is_not_set_is_an_error_and_no_placeholder(server: Server, tmp_path: Path) -> None:
-    path = variant(tmp_path, name="variable", description="by {{ $REFIT_TEST_WHO }}")
-    refused = server.refit("deploy", str(path))
+    refused = server.refit("deploy", str(variants(tmp_path, VARIABLE)))
     assert refused.returncode == 2
     assert "not set: REFIT_TEST_WHO" in " ".join(refused.stderr.split())
-    assert server.refit("deploy", str(path), REFIT_TEST_WHO="me").returncode == 0
     assert server.deployment("variable")["description"] == "by me"
 
 
@@ -140,16 +142,16 @@ def test_a_run_completes_and_the_name_of_its_state_is_the_verdict(server: Server
 @pytest.mark.usefixtures("worker")
 def test_a_typo_in_the_overrides_fails_before_any_work(server: Server, deployed: dict[str, Any]) -> None:
     before = run_folders(server)
-    refused = run(server, 'overrides={"fit.epoch": 2}')
-    assert refused.returncode != 0
-    state = server.runs_of(deployed["id"], scheduled=False)[0]["state"]
+    begun = begin(server, deployed, {"fit.epoch": 2})
+    wait_until(lambda: state_of(server, begun) in ENDED, seconds=120, what="the run ends")
+    state = server.get(f"/flow_runs/{begun}")["state"]
     assert (state["type"], "epoch" in state["message"]) == ("FAILED", True)
     assert run_folders(server) == before
 
 
 @pytest.mark.slow
 def test_a_run_whose_process_and_worker_were_killed_becomes_crashed_and_makes_room(server: Server, tmp_path: Path) -> None:
-    path = variant(tmp_path, name="killed", work_pool={"name": "killed"})
+    path = variants(tmp_path, {"name": "killed", "work_pool": {"name": "killed"}})
     assert server.refit("deploy", str(path)).returncode == 0
     deployed = server.deployment("killed")
     with running(WORKER, server.environment, tmp_path / "first") as worker:

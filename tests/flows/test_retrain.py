@@ -2,16 +2,19 @@
 
 import csv
 import json
+import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from prefect.client.schemas.objects import State
 
 from flows.retrain import retrain
 from refit import fitting, registry
-from refit.config import parse_job
+from refit.config import Job, parse_job
 from refit.errors import JobError, NothingThereError
 from refit.layout import Layout
-from refit.records import BatchesRecord, FitRecord, FoldsRecord
+from refit.records import BatchesRecord, FitRecord, FoldsRecord, RunRecord
 from refit.runs import read_run
 from refit.stages import STAGES, read_stage
 
@@ -33,18 +36,22 @@ def write_table(path, *, num_rows=ROWS, noise=0.05):
     return path
 
 
-@pytest.fixture
-def job(tmp_path, home):
+def job_over(table):
     return parse_job(
         {
             "name": "sizes",
-            "data": {"sources": [{"kind": "csv", "path": str(write_table(tmp_path / "sizes.csv"))}], "key": ["id"]},
+            "data": {"sources": [{"kind": "csv", "path": str(table)}], "key": ["id"]},
             "target": {"column": "kind"},
             "model": {"options": {"hidden_units": [8]}},
             "fit": {"epochs": 6, "batch_size": 32, "optimizer": {"learning_rate": 0.03}},
             "gate": {"champion": {"metric": "auc", "must": "prove_not_worse", "margin": 0.02}},
         }
     )
+
+
+@pytest.fixture
+def job(tmp_path, home):
+    return job_over(write_table(tmp_path / "sizes.csv"))
 
 
 @pytest.fixture
@@ -57,12 +64,58 @@ def run_flow(job, **more):
     return state, state.result(raise_on_failure=False)
 
 
-def test_from_a_file_to_a_version_then_skipped_then_kept(job, layout, tmp_path):
-    state, run = run_flow(job)
-    record = read_run(layout, "sizes", run)
-    assert (state.name, state.is_completed(), record.status, record.verdict) == ("First version", True, "completed", "first")
-    _check_first(record, layout, run)
+@dataclass(frozen=True)
+class Published:
+    """A home with a first version, whose run was interrupted before its fit and taken up; to be read, or copied."""
 
+    job: Job
+    layout: Layout
+    interrupted: RunRecord
+    converted: bytes
+    state: State
+    run: str
+
+
+@pytest.fixture(scope="module")
+def published(prefect_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    layout, job = Layout(folder / "artifacts"), job_over(write_table(folder / "sizes.csv"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFIT_HOME", str(layout.home))
+        patch.setenv("GIT_DIR", str(folder / "no-repository"))
+        with patch.context() as broken:
+            broken.setattr(fitting, "describe_model", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                retrain(job=job)
+        (run,) = layout.runs("sizes")
+        interrupted = read_run(layout, "sizes", run)
+        converted = layout.run("sizes", run).stage("convert").read_bytes()
+        state, taken_up = run_flow(job)
+    return Published(job, layout, interrupted, converted, state, taken_up)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_stage_is_done_again_and_those_before_are_not(published):
+    before = published.interrupted
+    assert (before.status, before.verdict, list(before.seconds)) == ("cancelled", None, ["ingest", "validate", "split", "convert"])
+    assert (published.run, published.state.name) == (before.run, "First version")
+    assert published.layout.run("sizes", published.run).stage("convert").read_bytes() == published.converted
+    assert published.layout.runs("sizes") == [published.run]
+
+
+def test_from_a_file_to_a_version(published):
+    record = read_run(published.layout, "sizes", published.run)
+    assert (published.state.name, published.state.is_completed()) == ("First version", True)
+    assert (record.status, record.verdict) == ("completed", "first")
+    _check_first(record, published.layout, published.run)
+
+
+def test_a_version_is_published_once_then_skipped_then_kept(published, home):
+    shutil.copytree(published.layout.home, home)
+    job, layout, run = published.job, Layout(home), published.run
     _check_published_once(job, layout, run)
 
     state, skipped = run_flow(job)
@@ -109,18 +162,19 @@ def _check_published_once(job, layout, run):
 
 
 def _check_taken_up(job, layout, run):
-    """A run left as ``running`` by a process that died after its fit goes on under its own id and on its own job."""
+    """A run left as ``running`` by a process that died after its export goes on under its own id and on its own job."""
     paths, before = layout.run("sizes", run), read_run(layout, "sizes", run)
-    for name in ("export", "evaluate", "gate", "publish"):
+    for name in ("evaluate", "gate", "publish"):
         paths.stage(name).unlink()
-    fitted_at = paths.weights.stat().st_mtime_ns
+    done = (paths.weights, paths.saved_model / "saved_model.pb")
+    done_at = [path.stat().st_mtime_ns for path in done]
     told = {"status": "running", "verdict": None, "reasons": (), "metrics": {}, "ended": None, "report": None}
     before.model_copy(update=told).write(paths.record)
 
     state, taken_up = run_flow(job)  # the job itself, without the overrides of the run
     record = read_run(layout, "sizes", run)
     assert (taken_up, state.name, record.status, record.verdict) == (run, "Kept champion", "completed", "keep")
-    assert (record.parameters.fit.epochs, paths.weights.stat().st_mtime_ns) == (1, fitted_at)
+    assert (record.parameters.fit.epochs, [path.stat().st_mtime_ns for path in done]) == (1, done_at)
     assert record.metrics == before.metrics
     assert record.weights_sha256 == before.weights_sha256
     assert record.started == before.started
@@ -133,26 +187,6 @@ def test_a_typo_in_overrides_fails_before_any_work(job, layout):
     assert isinstance(result, JobError)
     assert 'Did you mean "epochs"?' in str(result)
     assert not layout.runs_dir.exists() or layout.runs("sizes") == []
-
-
-def test_an_interrupted_stage_is_done_again_and_those_before_are_not(job, layout, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "describe_model", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            retrain(job=job)
-    (run,) = layout.runs("sizes")
-    record = read_run(layout, "sizes", run)
-    assert (record.status, record.verdict, list(record.seconds)) == ("cancelled", None, ["ingest", "validate", "split", "convert"])
-    converted = layout.run("sizes", run).stage("convert").read_bytes()
-
-    state, taken_up = run_flow(job)
-    assert (taken_up, state.name) == (run, "First version")
-    assert layout.run("sizes", run).stage("convert").read_bytes() == converted
-    assert layout.runs("sizes") == [run]
-
-
-def interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def test_a_stage_that_fails_ends_the_run_by_name_and_the_next_start_begins_anew(job, layout, tmp_path):

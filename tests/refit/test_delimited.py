@@ -76,7 +76,7 @@ def by_python(text: str) -> tuple[list[tuple[str | None, ...]], list[int], list[
     return rows, lines, ragged
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @example(text="x,y,z\n\n\r\n", block=1 << 20)
 @example(text='x,y,z\n\n\n\n"","",""\r\r"","","\n"', block=64)
 @given(text=files(), block=st.sampled_from([5, 17, 64, 1 << 20]))
@@ -86,7 +86,7 @@ def test_rows_lines_and_rejects_are_those_of_the_csv_module(tmp_path_factory, te
     assert (scanned.rows, scanned.lines, scanned.fault_lines) == by_python(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @example(text="\n\r,", block=5, is_dos=False)
 @example(text=",,,", block=5, is_dos=False)
 @example(text="a,,\n", block=1 << 20, is_dos=False)

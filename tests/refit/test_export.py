@@ -215,6 +215,15 @@ def test_a_planted_skew_fails_the_proof_and_leaves_nothing(fitted, tmp_path, mon
     check_refused(fitted, tmp_path, r"predicts something else.*at most 1e-05.*Received: 0\.001")
 
 
+def test_another_label_is_told_apart_unless_probabilities_tie(tmp_path):
+    labels, other = np.array([b"a", b"b"], object), np.array([b"b", b"b"])
+    for first, difference in [([0.9, 0.1], np.inf), ([0.5, 0.5], 0), ([0.500004, 0.499996], 0)]:
+        probabilities = np.array([first, [0.2, 0.8]], np.float32)
+        np.savez(tmp_path / "told.npz", probabilities=probabilities, label=other)
+        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz") == difference
+
+
+@pytest.mark.slow
 def test_planted_labels_fail_the_proof(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "outputs_of", skew("label", lambda values: tf.roll(values, 1, axis=0)))
     check_refused(fitted, tmp_path, "predicts something else")

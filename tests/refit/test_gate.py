@@ -267,7 +267,7 @@ def two_classifiers(num_rows, seed, accuracies=(0.85, 0.8)):
 
 
 def test_the_interval_is_the_one_of_the_normal_approximation_for_a_difference_of_accuracies():
-    labels, candidate, champion = two_classifiers(20_000, seed=0)
+    labels, candidate, champion = two_classifiers(5_000, seed=0)
     compared = compare("accuracy", "binary", labels, candidate, champion, confidence=0.95, seed=1, num_resamples=4000)
     hits = [(predictions.argmax(axis=1) == labels).astype(float) for predictions in (candidate, champion)]
     difference = hits[0] - hits[1]
@@ -277,7 +277,7 @@ def test_the_interval_is_the_one_of_the_normal_approximation_for_a_difference_of
     assert compared.low == pytest.approx(difference.mean() - half, abs=0.06 * half)
     assert compared.high == pytest.approx(difference.mean() + half, abs=0.06 * half)
     assert (compared.candidate, compared.champion) == pytest.approx((hits[0].mean(), hits[1].mean()))
-    assert (compared.num_rows, compared.confidence, compared.metric) == (20_000, 0.95, "accuracy")
+    assert (compared.num_rows, compared.confidence, compared.metric) == (5_000, 0.95, "accuracy")
     assert "4000 resamples, seed 1" in compared.method
 
 

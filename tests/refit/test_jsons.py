@@ -53,7 +53,7 @@ def named(keys: list[str]) -> tuple[str, ...]:
     return tuple(key or f"column_{index}" for index, key in enumerate(keys, start=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     lines=st.lists(OBJECTS | BROKEN | st.just(""), min_size=1, max_size=8),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -70,7 +70,7 @@ def test_json_lines_are_read_as_the_json_module_reads_them(tmp_path_factory, lin
     assert scanned.fault_lines == [number for number, line in enumerate(lines, start=1) if line and isinstance(line, str)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     elements=st.lists(OBJECTS | SCALARS.filter(lambda value: value is not None), max_size=6),
     indent=st.sampled_from([None, 0, 2]),

@@ -399,17 +399,32 @@ def parse(page: str) -> Strict:
 # ---- the page as a whole
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_every_ending_gives_a_well_formed_page(ending: str, tmp_path: Path) -> None:
-    parsed = parse(page_of(tmp_path, *ENDINGS[ending]))
+@pytest.fixture(scope="module", params=ENDINGS)
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of each ending."""
+    return page_of(tmp_path_factory.mktemp("page"), *ENDINGS[request.param])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of ``promoted_page`` lies."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def promoted_page(home: Path) -> str:
+    """The page of a run whose model was promoted."""
+    return page_of(home, *promoted())
+
+
+def test_every_ending_gives_a_well_formed_page(page: str) -> None:
+    parsed = parse(page)
     assert parsed.open == []
     assert "script" not in parsed.tags
     assert len(parsed.ids) == len(set(parsed.ids))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_page_fetches_nothing(ending: str, tmp_path: Path) -> None:
-    page = page_of(tmp_path, *ENDINGS[ending])
+def test_the_page_fetches_nothing(page: str) -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert "@import" not in page
@@ -554,14 +569,14 @@ def test_the_claim_is_the_rule_that_held(must: str, claim: str) -> None:
 # ---- the parts
 
 
-def test_key_numbers_are_shown(tmp_path: Path) -> None:
-    text = text_of(page_of(tmp_path, *promoted()))
+def test_key_numbers_are_shown(promoted_page: str) -> None:
+    text = text_of(promoted_page)
     for shown in ("0.986", "1,800", "1.24 ms", "limit 50 ms", "412 kB", "1,219 parameters", "best: 19", "21 s", "2025-11-23 11:40:07 UTC"):
         assert shown in text
 
 
-def test_every_stage_record_reaches_the_page(tmp_path: Path) -> None:
-    text = text_of(page_of(tmp_path, *promoted()))
+def test_every_stage_record_reaches_the_page(promoted_page: str) -> None:
+    text = text_of(promoted_page)
     for shown in (
         "data/penguins_2024.csv",
         "9 columns as pinned",
@@ -584,9 +599,8 @@ def test_every_stage_record_reaches_the_page(tmp_path: Path) -> None:
         assert shown in text
 
 
-def test_sources_add_up_in_the_last_row(tmp_path: Path) -> None:
-    page = page_of(tmp_path, *promoted())
-    assert re.findall(r"[\d,]+", text_of(re.findall("<tfoot>.*?</tfoot>", page, re.DOTALL)[0])) == [
+def test_sources_add_up_in_the_last_row(promoted_page: str) -> None:
+    assert re.findall(r"[\d,]+", text_of(re.findall("<tfoot>.*?</tfoot>", promoted_page, re.DOTALL)[0])) == [
         "2",
         "1,875",
         "1,800",
@@ -608,11 +622,10 @@ def test_many_sources_are_cut_off_with_a_count(tmp_path: Path) -> None:
     assert "1,284 inputs" in text
 
 
-def test_the_snippet_is_python_with_the_real_inputs(tmp_path: Path) -> None:
-    page = page_of(tmp_path, *promoted())
-    snippet = unescape(re.findall(r"<pre[^>]*>(import tensorflow.*?)</pre>", page, re.DOTALL)[0])
+def test_the_snippet_is_python_with_the_real_inputs(home: Path, promoted_page: str) -> None:
+    snippet = unescape(re.findall(r"<pre[^>]*>(import tensorflow.*?)</pre>", promoted_page, re.DOTALL)[0])
     ast.parse(snippet)
-    assert str(tmp_path / "models/penguins/7") in snippet
+    assert str(home / "models/penguins/7") in snippet
     assert "'photo': tf.zeros([1, 8, 8, 1], 'uint8')" in snippet
     assert "'island': tf.constant([\"\"])" in snippet
 
@@ -628,9 +641,8 @@ def test_a_champion_that_saw_test_rows_is_pointed_out(tmp_path: Path) -> None:
     assert "Version 6 was trained on 12 of these test rows." in text_of(page_of(tmp_path, stages, example_record(stages)))
 
 
-def test_a_lower_loss_counts_as_good(tmp_path: Path) -> None:
-    page = page_of(tmp_path, *promoted())
-    row = re.findall(r"<tr[^>]*><th scope=\"row\">loss</th>.*?</tr>", page, re.DOTALL)[0]
+def test_a_lower_loss_counts_as_good(promoted_page: str) -> None:
+    row = re.findall(r"<tr[^>]*><th scope=\"row\">loss</th>.*?</tr>", promoted_page, re.DOTALL)[0]
     assert 'class="number good">−0.0086<' in row
 
 

@@ -4,6 +4,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,12 @@ def in_memory(texts: list[str | None], kind: ColumnType, connection: duckdb.Duck
     return list(zip(typed.values.to_pylist(), misfits, strict=True))
 
 
+@pytest.fixture(scope="module")
+def connection():
+    with sealed_connection() as connection:
+        yield connection
+
+
 @settings(max_examples=150, deadline=None)
 @example(texts=["0x10"], kind="int64")
 @example(texts=["inf"], kind="date")
@@ -52,10 +59,9 @@ def in_memory(texts: list[str | None], kind: ColumnType, connection: duckdb.Duck
 @example(texts=["1e400", "nan"], kind="float64")
 @example(texts=[" 7 "], kind="int64")
 @given(texts=st.lists(st.none() | TEXTS, min_size=1, max_size=3), kind=st.sampled_from(KINDS))
-def test_a_text_becomes_the_same_value_in_memory_and_in_the_query(texts, kind) -> None:
+def test_a_text_becomes_the_same_value_in_memory_and_in_the_query(connection, texts, kind) -> None:
     texts = [text if text is None else text.replace("\0", "") for text in texts]
-    with sealed_connection() as connection:
-        assert in_memory(texts, kind, connection) == by_query(texts, kind, connection)
+    assert in_memory(texts, kind, connection) == by_query(texts, kind, connection)
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,10 +73,9 @@ def test_numbers_take_the_short_cut(values) -> None:
     assert typed.values.to_pylist() == values
 
 
-def test_the_comparison_can_fail(monkeypatch) -> None:
+def test_the_comparison_can_fail(connection, monkeypatch) -> None:
     monkeypatch.setattr(text_casts, "_SUITS", {})
-    with sealed_connection() as connection:
-        assert in_memory(["0x10"], "int64", connection) != by_query(["0x10"], "int64", connection)
+    assert in_memory(["0x10"], "int64", connection) != by_query(["0x10"], "int64", connection)
 
 
 def test_a_row_is_told_by_its_first_wrong_column_and_a_missing_part_of_the_key() -> None:
