@@ -6,7 +6,7 @@ JOB    ?= deployments/digits.yaml
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check format lock board serve bench bench-batches clean
+.PHONY: help install install-gpu train test test-all check format lock board serve bench bench-batches bench-fit clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -19,6 +19,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+install-gpu: $(STAMP)  ## NVIDIA's libraries besides, for TensorFlow on a GPU (Linux)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-gpu.lock
 
 train: $(STAMP)  ## retrain JOB (deployments/digits.yaml): verdict, model, report, curves
 	$(BIN)/refit run $(JOB)
@@ -51,8 +54,13 @@ bench: $(STAMP)  ## cold start, step by step
 bench-batches: $(STAMP)  ## rows a second against what people use (peers: pip install 'refit[bench]')
 	$(BIN)/python benchmarks/bench_batches.py
 
+bench-fit: $(STAMP)  ## a fit's step, checkpoints and resuming against a bare fit and the usual script (needs pip install 'refit[bench]')
+	$(BIN)/python benchmarks/bench_fit.py
+
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade -o requirements.lock
+	uv pip compile pyproject.toml --extra gpu --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --upgrade -c requirements.lock -o requirements-gpu.lock
+
 
 clean:  ## remove .venv and caches; artifacts stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,5 +1,7 @@
 """Callbacks of a fit: its history, its progress, and the state that others need to be taken up again."""
 
+import copy
+import json
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -8,7 +10,7 @@ import keras
 import numpy as np
 
 from refit.batches import Position
-from refit.errors import FitError
+from refit.errors import CodeError, FitError
 from refit.progress import FitProgress, OnProgress
 
 # What Keras's own callbacks know, by class: their plain attributes, and the one that holds weights.
@@ -37,16 +39,40 @@ class Resumable(Protocol):
 
 
 def callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What a callback must be given back to go on: plain values, and arrays; nothing where it keeps nothing."""
+    """What a callback must be given back to go on: a copy of its plain values, and its arrays; nothing where it keeps nothing.
+
+    Raises:
+        CodeError: a callback of one's own gives what cannot be kept.
+    """
     if isinstance(callback, Resumable):
-        state = callback.get_state()
-        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-        plain = {name: value for name, value in state.items() if name not in arrays}
-        return {"values": plain, _NAMES: list(arrays)}, list(arrays.values())
+        return _own_state(callback)
     names, weights = _known(callback)
     values = {name: _plain(getattr(callback, name)) for name in names if getattr(callback, name, None) is not None}
     found = (getattr(callback, weights) or []) if weights else []
-    return values, [np.asarray(array) for array in found]
+    return copy.deepcopy(values), [np.asarray(array) for array in found]
+
+
+def _own_state(callback: Resumable) -> tuple[dict[str, Any], list[np.ndarray]]:
+    state = callback.get_state()
+    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in state.items() if name not in arrays}
+    try:
+        json.dumps(plain)
+        wrong = next((name for name, array in arrays.items() if array.dtype.kind not in "biufc"), None)
+    except TypeError as error:
+        raise _unfit_state(callback, str(error)) from error
+    if wrong is not None:
+        raise _unfit_state(callback, f'an array "{wrong}" of {arrays[wrong].dtype}')
+    return {"values": copy.deepcopy(plain), _NAMES: list(arrays)}, list(arrays.values())
+
+
+def _unfit_state(callback: Resumable, received: str) -> CodeError:
+    return CodeError(
+        f"get_state of {type(callback).__name__} gives what a checkpoint cannot keep.",
+        where="fit.callbacks",
+        expected="numbers, words, lists and dictionaries as JSON has them, and NumPy arrays of numbers as direct values",
+        received=received,
+    )
 
 
 def restore_callback(callback: keras.callbacks.Callback, values: dict[str, Any], arrays: list[np.ndarray]) -> None:

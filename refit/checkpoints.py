@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from refit.errors import FitError
+from refit.errors import StorageError
 from refit.parallel import ordered_map
 from refit.records import Record, Resumption, sync_path
 
@@ -145,7 +145,7 @@ class HostCopy:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, also_keep: str | None = None) -> Path:
-    """Write a checkpoint whole or not at all, then remove all but the newest ``keep``.
+    """Write a checkpoint whole or not at all, then remove all but the newest ``keep``. One that is at its position already stays.
 
     Args:
         folder: of the run's checkpoints.
@@ -157,6 +157,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, also_ke
         OSError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    final = folder / checkpoint.record.name
+    if final.exists():
+        return final
     aside = Path(tempfile.mkdtemp(dir=folder, prefix=_ASIDE))
     try:
         with (aside / _ARRAYS).open("wb") as file:
@@ -164,8 +167,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, also_ke
             file.flush()
             os.fsync(file.fileno())
         checkpoint.record.model_copy(update={"arrays_sha256": _digest(checkpoint.content)}).write(aside / _STATE)
-        final = folder / checkpoint.record.name
-        shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         sync_path(folder)
     except BaseException:
@@ -180,20 +181,26 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, also_ke
 class CheckpointWriter:
     """Writes checkpoints of one fit in a thread of its own."""
 
-    def __init__(self, folder: Path, *, keep: int, best: str | None = None) -> None:
-        """Clear away what an interrupted write has left.
+    def __init__(self, folder: Path, *, keep: int, found: CheckpointRecord | None = None) -> None:
+        """Clear away what an interrupted write has left, and what lies after the place where the fit goes on: it is damaged or foreign.
+
+        Args:
+            folder: of the run's checkpoints.
+            keep: how many stay, besides the best.
+            found: the checkpoint that the fit goes on from.
 
         Raises:
-            FitError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
         self._folder, self._keep = folder, keep
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="refit-checkpoint")
         self._writing: Future[Path] | None = None
-        self.best = best
+        self.best = found.best if found else None
         with telling_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(f"{_ASIDE}*"):
+            later = [path for path in _complete(folder) if found is None or path.name > found.name]
+            for left in (*folder.glob(f"{_ASIDE}*"), *later):
                 shutil.rmtree(left)
             tempfile.TemporaryFile(dir=folder).close()
 
@@ -206,7 +213,7 @@ class CheckpointWriter:
         """Copy a state and have it written; waits for the one before.
 
         Raises:
-            FitError: the one before could not be written.
+            StorageError: the one before could not be written.
         """
         self.wait()
         if is_best:
@@ -218,12 +225,21 @@ class CheckpointWriter:
         """Until what was saved is on the disk.
 
         Raises:
-            FitError: it could not be written; earlier checkpoints are untouched.
+            StorageError: it could not be written; earlier checkpoints are untouched.
         """
         if self._writing is not None:
             with telling_disk(self._folder):
                 self._writing.result()
             self._writing = None
+
+    def check(self) -> None:
+        """See that what was written could be.
+
+        Raises:
+            StorageError: it could not.
+        """
+        if not self.is_writing:
+            self.wait()
 
     def close(self) -> None:
         """End the thread, after what it writes."""
@@ -231,17 +247,17 @@ class CheckpointWriter:
 
 
 @contextlib.contextmanager
-def telling_disk(folder: Path) -> Iterator[None]:
+def telling_disk(folder: Path, what: str = "a checkpoint") -> Iterator[None]:
     """Turn what a disk refuses into an error that says what to do.
 
     Raises:
-        FitError: it refused something.
+        StorageError: it refused something.
     """
     try:
         yield
     except OSError as error:
-        raise FitError(
-            f"a checkpoint cannot be written: {error.strerror or error}.",
+        raise StorageError(
+            f"{what} cannot be written: {error.strerror or error}.",
             where=str(folder),
             remedy="Make room, or mend the folder's rights; the next start goes on from the last checkpoint that was written.",
         ) from error
@@ -273,8 +289,8 @@ def remove_checkpoints(folder: Path, *, but: str | None = None) -> None:
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if path.name != but:
             shutil.rmtree(path, ignore_errors=True)
-    if but is None and folder.is_dir():
-        folder.rmdir()
+    if but is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_arrays(path: Path, record: CheckpointRecord) -> npt.NDArray[np.uint8]:

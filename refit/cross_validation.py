@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from refit.batches import open_side, plan_batches
+from refit.checkpoints import remove_checkpoints
 from refit.config import Job
 from refit.errors import DataError
 from refit.fitting import fit_model
@@ -43,6 +44,8 @@ def cross_validate(
         raise DataError("the job asks for no folds.", where="split.k_fold")
     numbers = range(job.split.k_fold.folds)
     fits = [run_stage(run.fold(k), "fit", FitRecord, partial(_fit_fold, job, snapshot, layout, run, k, tell)) for k in numbers]
+    for number, fit in zip(numbers, fits, strict=True):
+        remove_checkpoints(run.fold(number).checkpoints_dir, but=fit.best_checkpoint)
     return summarise_folds(fits)
 
 

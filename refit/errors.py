@@ -15,6 +15,7 @@
     │   └── SchemaMismatchError        columns or types differ from what was pinned or declared
     ├── AlreadyRunningError        1   another process owns the job (RuntimeError)
     ├── FitError                   1   training diverged or cannot go on (ArithmeticError)
+    │   └── StorageError               its state or model cannot be written; the next start of the job goes on (OSError)
     ├── ProofError                 1   the exported model does not predict what the trained one predicts (RuntimeError)
     ├── PromotionError             1   a version cannot be published (RuntimeError)
     │   └── ChampionMovedError         the champion is not the one that the candidate was judged against
@@ -109,6 +110,12 @@ class AlreadyRunningError(RefitError, RuntimeError):
 
 class FitError(RefitError, ArithmeticError):
     """Training diverged or cannot go on."""
+
+
+class StorageError(FitError, OSError):
+    """A fit's state or model cannot be written. What was written before is whole, and the next start of the job goes on from there."""
+
+    # OSError defines __str__ and __reduce__ over errno; ours come first in the method resolution order.
 
 
 class ProofError(RefitError, RuntimeError):

@@ -32,7 +32,9 @@ def cut_events(folder: Path, sizes: Mapping[str, int]) -> None:
 class Board(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras is untyped
     """Keras's callback, and the learning rate of every step as ``batch_learning_rate``."""
 
-    def __init__(self, folder: Path, *, rate: Callable[[Any], Any] | None, steps_per_epoch: int, first_step: int) -> None:
+    def __init__(
+        self, folder: Path, *, rate: Callable[[Any], Any] | None, steps_per_epoch: int, first_step: int, is_at_once: bool = False
+    ) -> None:
         """Keep what is written.
 
         Args:
@@ -40,9 +42,10 @@ class Board(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras is unty
             rate: the learning rate by the number of a step, as tensors; None: it is what the optimizer holds.
             steps_per_epoch: steps of an epoch.
             first_step: the first whose rate was not written yet, counted from the fit's beginning.
+            is_at_once: whether rates are written at every step, for a callback may change them there.
         """
         super().__init__(str(folder), write_graph=not first_step, update_freq="epoch")
-        self._rate, self._steps = rate, steps_per_epoch
+        self._rate, self._steps, self._is_at_once = rate, steps_per_epoch, is_at_once
         self._next = self._done = first_step
         self._write = tf.function(self._write_rates, autograph=True)
 
@@ -50,7 +53,7 @@ class Board(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras is unty
         """Count steps; the rates of an epoch are written before anything changes them at its end."""
         super().on_train_batch_end(batch, logs)
         self._done = self._done - self._done % self._steps + batch + 1
-        if batch + 1 == self._steps:
+        if self._is_at_once or batch + 1 == self._steps:
             self.write_rates()
 
     def write_rates(self) -> None:

@@ -18,7 +18,6 @@ from refit.config import CheckpointConfig
 from refit.event_files import Board, cut_events, measure_events
 from refit.pace import Pace
 from refit.records import Resumption
-from refit.resuming import Executions
 from refit.signals import StopRequest
 
 MODEL, OPTIMIZER, METRICS, RANDOM = "model", "optimizer", "metrics", "random"
@@ -76,11 +75,6 @@ class FitState:
         """Of the newest step that is done."""
         return dict(self._found.record.logs) if self._found else {}
 
-    @property
-    def best(self) -> str | None:
-        """The name of the best epoch's checkpoint so far."""
-        return self._found.record.best if self._found else None
-
     def is_best(self, epoch: int) -> bool:
         """Whether an epoch that has just ended is the best so far."""
         knows = self.monitors.get("early_stopping") or self.monitors.get("best")
@@ -93,8 +87,18 @@ class FitState:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the fit was over when the checkpoint was written."""
+        """Whether the fit was over when the checkpoint was written, the end of its last epoch included."""
+        return self._found is not None and self._found.record.stop_training and not self._found.record.step
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the fit was to end with the epoch in which it was interrupted."""
         return self._found is not None and self._found.record.stop_training
+
+    @property
+    def found(self) -> CheckpointRecord | None:
+        """What the fit goes on from."""
+        return self._found.record if self._found else None
 
     # ---- back
 
@@ -104,8 +108,7 @@ class FitState:
         if self._found is None:
             return
         record = self._found.record
-        for group, variables in ((MODEL, self.model.variables), (OPTIMIZER, self.model.optimizer.variables)):
-            self._assign(group, variables)
+        self._assign_variables()
         self.recorder.history = {name: list(values) for name, values in record.history.items()}
         self.recorder.validation_epochs = list(record.validation_epochs)
         here = Resumption(epoch=record.epoch, step=record.total_steps)
@@ -121,6 +124,10 @@ class FitState:
         tf.function(self.model.train_step).get_concrete_function(element_spec)
         self._assign(METRICS, self.model.metrics_variables)
 
+    def _assign_variables(self) -> None:
+        for group, variables in ((MODEL, self.model.variables), (OPTIMIZER, self.model.optimizer.variables)):
+            self._assign(group, variables)
+
     def _assign(self, group: str, variables: Sequence[Any]) -> None:
         if self._found is None:
             return
@@ -128,9 +135,10 @@ class FitState:
             variable.assign(np.array(values))  # TensorFlow would take the file's mapped memory for its own
 
     def restore_callbacks(self) -> None:
-        """Give callbacks back what they knew; after their ``on_train_begin``."""
+        """Give callbacks back what they knew, and variables what they were; after ``on_train_begin``, in which both may be changed."""
         if self._found is None:
             return
+        self._assign_variables()
         for name, callback in self.monitors.items():
             restore_callback(callback, self._found.record.callbacks[name], self._found.arrays(_group(name)))
         _set_random(self._found.arrays(RANDOM))
@@ -201,24 +209,28 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
         self,
         state: FitState,
         writer: CheckpointWriter,
-        executions: Executions,
         config: CheckpointConfig,
         board: Board,
         stop: StopRequest,
+        *,
+        num_epochs: int,
+        has_guests: bool,
     ) -> None:
         """Keep whom to ask.
 
         Args:
             state: what is saved.
             writer: who writes it.
-            executions: the train function.
             config: when it is time.
             board: flushed before its files are measured.
             stop: whether the process was asked to end.
+            num_epochs: of the whole fit.
+            has_guests: whether there are callbacks of which nobody knows what they do.
         """
         super().__init__()
-        self._state, self._writer, self._executions = state, writer, executions
+        self._state, self._writer = state, writer
         self._config, self._board, self._stop = config, board, stop
+        self._num_epochs, self._has_guests = num_epochs, has_guests
         self._epoch = state.start.epoch
         self._saved_steps, self._saved_at = state.first_step, time.monotonic()
         self._logs: Mapping[str, float] = state.logs
@@ -232,6 +244,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
         """Save when it is time; leave when that was asked for."""
         self._logs = logs or {}
         here = Position(self._epoch, batch + 1)
+        self._writer.check()
         if self._stop.is_asked:
             self._leave(here)
         elif self._is_due(self._count(here)) and not self._writer.is_writing:
@@ -242,9 +255,13 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
         self._metrics = [values.copy() for values in self._state.metrics()]
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ANN401, ARG002 -- Keras's signature
-        """Leave when that was asked for; validation is begun anew then."""
-        if self._stop.is_asked:
-            self._leave(Position(self._epoch, self._state.steps_per_epoch), self._metrics)
+        """Leave when that was asked for; validation is begun anew then. With callbacks of users' the newest checkpoint must do."""
+        if not self._stop.is_asked:
+            return
+        if self._has_guests:  # they may have changed weights for the validation
+            self._writer.wait()
+            self._stop.leave()
+        self._leave(Position(self._epoch, self._state.steps_per_epoch), self._metrics)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ANN401, ARG002 -- Keras's signature
         """Save the best epoch and the last, and others when it is time."""
@@ -252,9 +269,10 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
         self._logs = {}
         is_best = self._state.is_best(epoch)
         is_time = self._is_due(self._count(here)) or (epoch + 1) % (self._config.every_epochs or epoch + 2) == 0
+        is_last = self.model.stop_training or epoch + 1 == self._num_epochs
         if self._stop.is_asked:
-            self._leave(here)
-        elif is_best or is_time or self.model.stop_training:
+            self._leave(here, is_best=is_best)
+        elif is_best or is_time or is_last:
             self._save(here, is_best=is_best)
 
     def _count(self, at: Position) -> int:
@@ -271,8 +289,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
         self._writer.save(record, self._state.arrays(metrics), is_best=is_best)
         self._saved_steps, self._saved_at = self._count(at), time.monotonic()
 
-    def _leave(self, at: Position, metrics: Sequence[np.ndarray] | None = None) -> None:
-        self._save(at, metrics)
+    def _leave(self, at: Position, metrics: Sequence[np.ndarray] | None = None, *, is_best: bool = False) -> None:
+        self._save(at, metrics, is_best=is_best)
         self._writer.wait()
         _log.warning("fit: asked to end; saved in epoch %d after step %d; the next start goes on from there", at.epoch + 1, at.step)
         self._stop.leave()

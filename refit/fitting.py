@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 import time
 import warnings
@@ -18,7 +19,7 @@ import yaml
 from refit import references
 from refit.batches import Position, RowsSource, read_batches, read_in_order, read_validation
 from refit.callbacks import EpochStart, Recorder, Reporter, StopOnNaN, TimeBudget
-from refit.checkpoints import CheckpointWriter, read_newest, remove_checkpoints
+from refit.checkpoints import CheckpointWriter, read_newest, telling_disk
 from refit.config import CallbackConfig, FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
 from refit.errors import CodeError, FitError, JobError
 from refit.event_files import Board
@@ -28,7 +29,7 @@ from refit.layout import RunLayout
 from refit.optimizers import build_optimizer, build_schedule
 from refit.pace import Pace
 from refit.progress import OnProgress, ignore_progress
-from refit.records import BatchesRecord, BuildRecord, FitRecord
+from refit.records import BatchesRecord, BuildRecord, FitRecord, sync_path
 from refit.resuming import Executions, ResumingCallbacks
 from refit.signals import noting_stop
 from refit.slicing import count_steps
@@ -40,6 +41,7 @@ LOSSES: dict[TargetKind, str] = {
 }
 METRICS: dict[TargetKind, tuple[str, ...]] = {"binary": ("accuracy", "auc"), "classes": ("accuracy",), "regression": ("rmse", "mae")}
 _BUILDER_POSITIONAL = 2
+_SAVING = ".saving."
 
 
 # ---- the model
@@ -217,8 +219,8 @@ def fit_model(
 ) -> FitRecord:
     """Fit the model, or go on with a fit of this run that was interrupted.
 
-    Leaves ``weights.weights.h5``, ``model.keras`` and event files in the run's folder; checkpoints are removed at the end, but for the
-    best epoch's. Asked to end by SIGTERM or Ctrl-C, it saves its state after the present step and leaves as the signal demands.
+    Leaves ``weights.weights.h5``, ``model.keras``, event files and checkpoints in the run's folder. Asked to end by SIGTERM or Ctrl-C, it
+    saves its state after the present step and leaves as the signal demands.
 
     Args:
         job: the whole job; ``belongs_to`` of the checkpoints covers it and the plan.
@@ -230,7 +232,8 @@ def fit_model(
         on_progress: told while the fit runs; must return at once.
 
     Raises:
-        FitError: the loss is not finite, or checkpoints cannot be written.
+        FitError: the loss is not finite, or the device's memory is full.
+        StorageError: checkpoints or the model cannot be written.
     """
     devices = prepare_devices()
     model = assemble_model(job, plan)
@@ -238,7 +241,7 @@ def fit_model(
         load_initial_weights(model, Path(job.fit.initial_weights))
     is_validated = validation is not None or bool(train.num_validation)
     num_epochs = num_epochs or job.fit.epochs
-    belongs_to = digest({"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs})
+    belongs_to = _identify(job, plan, num_epochs)
     state = FitState(
         model,
         _monitors(job.fit, is_validated=is_validated),
@@ -253,7 +256,6 @@ def fit_model(
     best = _call_fit(state, job, train, validation, run, num_epochs, on_progress)
     seconds = time.perf_counter() - started
     _save(model, run)
-    remove_checkpoints(run.checkpoints_dir, but=best)
     history = state.recorder.history
     trained = len(history["loss"]) * state.steps_per_epoch - state.first_step
     return FitRecord(
@@ -270,6 +272,14 @@ def fit_model(
         stopped_by=_stopped_by(state.monitors),
         steps_per_execution=state.pace.size,
     )
+
+
+def _identify(job: Job, plan: BatchesRecord, num_epochs: int) -> str:
+    """Digest of what a fit is a function of, code included."""
+    builder = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
+    code = [references.source_digest(reference) for reference in (builder, *(callback.use for callback in job.fit.callbacks))]
+    said = {"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs}
+    return digest({**said, "code": code, "keras": keras.version()})
 
 
 def _best_epoch(monitors: Mapping[str, keras.callbacks.Callback]) -> int | None:
@@ -318,7 +328,7 @@ def _call_fit(
     epoch = tf.Variable(start.epoch, dtype=tf.int64, trainable=False)
     schedule = build_schedule(fit, steps)
     rate = keras.optimizers.schedules.deserialize(schedule) if isinstance(schedule, dict) else None
-    board = Board(run.tensorboard_dir, rate=rate, steps_per_epoch=steps, first_step=state.first_step)
+    board = Board(run.tensorboard_dir, rate=rate, steps_per_epoch=steps, first_step=state.first_step, is_at_once=bool(fit.callbacks))
     if not state.first_step:
         _write_text(run.tensorboard_dir / "train", job)
     if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
@@ -326,7 +336,7 @@ def _call_fit(
     asked = 1 if fit.steps_per_execution == "auto" and fit.callbacks else fit.steps_per_execution  # they may count steps
     state.pace = Pace(asked, steps_per_epoch=steps, num_steps=num_epochs * steps - state.first_step, chosen=state.chosen_steps)
     executions = Executions(state.model, steps_per_epoch=steps, pace=state.pace)
-    writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, best=state.best)
+    writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, found=state.found)
     with noting_stop() as stop, contextlib.closing(writer):
         callbacks = [
             EpochStart(epoch.assign),
@@ -335,7 +345,7 @@ def _call_fit(
             state.recorder,
             board,
             Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, batch_size=fit.batch_size, start=start),
-            Checkpointer(state, writer, executions, fit.checkpoint, board, stop),
+            Checkpointer(state, writer, fit.checkpoint, board, stop, num_epochs=num_epochs, has_guests=bool(fit.callbacks)),
         ]
         with telling_memory(fit.batch_size):
             state.model.fit(
@@ -354,11 +364,14 @@ def _call_fit(
                     start=start,
                     logs=state.logs,
                     num_epochs=num_epochs,
+                    is_stopping=state.is_stopping,
                     restore_callbacks=state.restore_callbacks,
                     restore_metrics=partial(state.restore_metrics, batches.element_spec),
                 ),
             )
         writer.wait()
+        if stop.is_asked:  # after the last step
+            stop.leave()
     state.model.train_function = None  # the one that is there belongs to this fit
     return writer.best
 
@@ -418,16 +431,21 @@ def _write_text(folder: Path, job: Job) -> None:
 
 
 def _save(model: keras.Model, run: RunLayout) -> None:
-    run.model_dir.mkdir(parents=True, exist_ok=True)
-    for path, save in ((run.weights, model.save_weights), (run.keras_model, model.save)):
-        _save_aside(path, save)
+    with telling_disk(run.model_dir, "the fitted model"):
+        run.model_dir.mkdir(parents=True, exist_ok=True)
+        for left in run.model_dir.glob(f"{_SAVING}*"):
+            shutil.rmtree(left)
+        for path, save in ((run.weights, model.save_weights), (run.keras_model, model.save)):
+            _save_aside(path, save)
 
 
 def _save_aside(path: Path, save: Callable[[str], None]) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_SAVING) as folder:
         aside = Path(folder) / path.name
         save(str(aside))
+        sync_path(aside)
         aside.replace(path)
+    sync_path(path.parent)
 
 
 def load_fitted(job: Job, plan: BatchesRecord, run: RunLayout) -> keras.Model:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from refit.batches import Position
+from refit.callbacks import Resumable
 from refit.pace import Pace
 
 
@@ -93,6 +94,7 @@ class ResumingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # 
         start: Position,
         logs: dict[str, float],
         num_epochs: int,
+        is_stopping: bool,
         restore_callbacks: Callable[[], None],
         restore_metrics: Callable[[], None],
     ) -> None:
@@ -105,11 +107,12 @@ class ResumingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # 
             start: where the fit begins.
             logs: of the step before ``start``.
             num_epochs: of the whole fit.
+            is_stopping: whether it is to end with the epoch in which it begins.
             restore_callbacks: called after ``on_train_begin``, which resets callbacks.
             restore_metrics: called at the beginning of an epoch that is resumed in the middle.
         """
         super().__init__(list(callbacks), model=model, epochs=num_epochs, steps=executions.steps_per_epoch, verbose=0)
-        self._executions, self._start, self._logs = executions, start, logs
+        self._executions, self._start, self._logs, self._is_stopping = executions, start, logs, is_stopping
         self._restore_callbacks, self._restore_metrics = restore_callbacks, restore_metrics
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ANN401 -- Keras's logs
@@ -118,10 +121,14 @@ class ResumingCallbacks(keras.callbacks.CallbackList):  # type: ignore[misc]  # 
         self._restore_callbacks()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ANN401 -- Keras's logs
-        """Begin an epoch, or go on with one that callbacks have seen begin."""
+        """Begin an epoch, or go on with one. Callbacks have seen it begin, but those that could not say what they then knew."""
         if epoch == self._start.epoch and self._start.step:
+            for callback in self.callbacks:
+                if not isinstance(callback, Resumable):
+                    callback.on_epoch_begin(epoch, logs)
             self._executions.begin_epoch(self._start.step, self._logs)
             self._restore_metrics()
+            self.model.stop_training = self._is_stopping
         else:
             self._executions.begin_epoch()
             super().on_epoch_begin(epoch, logs)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 import refit
 from refit import references
 from refit.config import Job, PythonSource, digest, job_digest, nearest
-from refit.errors import CorruptRecordError, RefitError, RequestError, UnknownNameError
+from refit.errors import CorruptRecordError, RefitError, RequestError, StorageError, UnknownNameError
 from refit.ingestion import list_current
 from refit.layout import Layout, RunLayout
 from refit.records import (
@@ -262,9 +262,12 @@ def end_run(layout: Layout, record: RunRecord, status: Status, *, error: str | N
 
 @contextlib.contextmanager
 def recording_failure(run: Run) -> Iterator[None]:
-    """Whatever ends the block early is written into the run's record: failed for errors, cancelled for interrupts."""
+    """Whatever ends the block early is written into the run's record: failed for errors, cancelled for what the next start goes on from."""
     try:
         yield
+    except StorageError as error:
+        _end_early(run, "cancelled", error)
+        raise
     except Exception as error:
         _end_early(run, "failed", error)
         raise

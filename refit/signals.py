@@ -52,7 +52,8 @@ def noting_stop() -> Iterator[StopRequest]:
         yield request
         return
     for number in _ASKING:
-        request._earlier[number] = signal.signal(number, request.note)
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # a shell's background job does not hear Ctrl-C
+            request._earlier[number] = signal.signal(number, request.note)
     try:
         yield request
     finally:

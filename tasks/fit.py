@@ -1,12 +1,16 @@
 """Fit the candidate. Never retried here: a failed fit is a finding, and a killed one resumes from its checkpoint."""
 
+import contextlib
 import time
 from typing import cast
 from uuid import UUID
 
+import httpx
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
 
+from refit.checkpoints import remove_checkpoints
 from refit.progress import FitProgress, OnProgress, describe, terminal_bar
 from refit.records import BatchesRecord, FitRecord, FoldsRecord, SnapshotRecord
 from refit.runs import Run
@@ -33,7 +37,9 @@ def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord, folds: FoldsRec
             tell = tell_both(show, run)
             return fitting.fit_model(run.job, plan, train, validation, run.paths, num_epochs=folds.num_epochs, on_progress=tell)
 
-    return run_stage(run.paths, "fit", FitRecord, produce)
+    record = run_stage(run.paths, "fit", FitRecord, produce)
+    remove_checkpoints(run.paths.checkpoints_dir, but=record.best_checkpoint)
+    return record
 
 
 def tell_both(show: OnProgress, run: Run, what: str = "fit") -> OnProgress:
@@ -48,6 +54,7 @@ def tell_both(show: OnProgress, run: Run, what: str = "fit") -> OnProgress:
         if progress.is_epoch_end and (is_last or time.monotonic() >= next_time):
             next_time = time.monotonic() + _ARTIFACT_SECONDS
             share = 100 * (progress.epoch + 1) / progress.num_epochs
-            update_progress_artifact(artifact, share, description=f"Epoch {progress.epoch + 1}: {describe(progress.values)}")
+            with contextlib.suppress(httpx.HTTPError, PrefectException):  # a server that is away is no reason to end a fit
+                update_progress_artifact(artifact, share, description=f"Epoch {progress.epoch + 1}: {describe(progress.values)}")
 
     return tell

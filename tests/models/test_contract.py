@@ -26,6 +26,7 @@ OPTIONS = {
     "models.convnet:build_model": [
         {"filters": [4], "hidden_units": 8},
         {"filters": [4, 4, 4, 4], "hidden_units": 8, "l2": 1e-4, "dropout": 0},
+        {"filters": [4], "hidden_units": 8, "flip": True, "shift": 0.1, "rotation": 0.02, "zoom": 0.1},
     ],
     "models.dense:build_model": [{"hidden_units": [16]}, {"hidden_units": [], "l1": 1e-4}, {"hidden_units": [8, 8], "batch_norm": True}],
 }

@@ -3,13 +3,14 @@
 import json
 import logging
 import math
+import time
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from refit.checkpoints import CheckpointRecord, CheckpointWriter, HostCopy, read_newest, remove_checkpoints, write_checkpoint
-from refit.errors import FitError
+from refit.errors import StorageError
 from refit.records import Resumption
 
 
@@ -86,10 +87,10 @@ def test_the_validation_of_an_epoch_comes_before_the_next_epoch(tmp_path):
     assert (found.epoch, found.step, found.total_steps) == (4, 0, 40)
 
 
-def test_the_same_position_may_be_written_again(tmp_path):
+def test_what_is_at_a_position_stays_for_it_is_the_same(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 1, seed=5)
-    np.testing.assert_array_equal(read_newest(tmp_path, belongs_to="fit").arrays("model")[0], arrays_of(1, seed=5)["model"][0])
+    np.testing.assert_array_equal(read_newest(tmp_path, belongs_to="fit").arrays("model")[0], arrays_of(1)["model"][0])
 
 
 def truncate(path):
@@ -173,8 +174,20 @@ def test_what_a_killed_writer_left_aside_is_no_checkpoint_and_goes_with_the_next
     (tmp_path / ".checkpoint.abc").mkdir()
     (tmp_path / ".checkpoint.abc" / "arrays.bin").write_bytes(b"half")
     assert newest_epoch(tmp_path) == 1
-    CheckpointWriter(tmp_path, keep=1).close()
+    CheckpointWriter(tmp_path, keep=1, found=record_of(1)).close()
     assert names(tmp_path) == ["000001-000000000"]
+
+
+def test_damaged_and_foreign_ones_after_the_one_that_is_taken_make_room(tmp_path):
+    write(tmp_path, 1, keep=9)
+    flip(write(tmp_path, 7, keep=9) / "arrays.bin")
+    write(tmp_path, 8, keep=9, belongs_to="other")
+    found = read_newest(tmp_path, belongs_to="fit")
+    writer = CheckpointWriter(tmp_path, keep=1, found=found.record)
+    writer.save(record_of(2), arrays_of(2))
+    writer.wait()
+    writer.close()
+    assert names(tmp_path) == ["000002-000000000"]
 
 
 def test_all_can_be_removed_or_all_but_one(tmp_path):
@@ -226,8 +239,10 @@ def test_a_disk_that_refuses_ends_the_fit_with_its_reason_and_keeps_what_is_ther
 
     monkeypatch.setattr("refit.checkpoints.os.fsync", full)
     writer.save(record_of(2), arrays_of(2))
-    with pytest.raises(FitError, match="cannot be written: No space left on device") as caught:
-        writer.wait()
+    while writer.is_writing:
+        time.sleep(0.01)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device") as caught:
+        writer.check()
     assert str(tmp_path) in str(caught.value)
     writer.close()
     assert newest_epoch(tmp_path) == 1
@@ -235,5 +250,5 @@ def test_a_disk_that_refuses_ends_the_fit_with_its_reason_and_keeps_what_is_ther
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_fit(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FitError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         CheckpointWriter(tmp_path / "file" / "checkpoints", keep=1)

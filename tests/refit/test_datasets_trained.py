@@ -9,6 +9,7 @@ from refit.config import parse_job
 from refit.fitting import fit_model
 from refit.ingestion import ingest
 from refit.layout import Layout
+from refit.progress import ignore_progress
 from refit.splits import read_rows, read_sides, split_rows
 from tests.refit.test_datasets import CASES, folder
 
@@ -16,7 +17,7 @@ TAXI = {"fare": "numeric", "trip_miles": "numeric", "trip_seconds": "numeric", "
 FIT = {"epochs": 1, "batch_size": 256, "early_stopping": None, "optimizer": {"learning_rate": 0.01}}
 
 
-def train(name, home, **changes):
+def train(name, home, on_progress=ignore_progress, **changes):
     """Plan and fit of one epoch."""
     case, root = CASES[name], folder(name)
     paths = {key: str(root / case.source[key]) for key in ("path", "labels") if key in case.source}
@@ -27,7 +28,8 @@ def train(name, home, **changes):
     split_rows(snapshot, job, layout, run)
     sides = read_sides(run)
     plan = plan_batches(job, snapshot, layout, sides, partial(read_rows, snapshot, layout, run))
-    return plan, fit_model(job, plan, *(open_side(snapshot, plan, layout, sides, side) for side in ("train", "validation")), run)
+    rows = (open_side(snapshot, plan, layout, sides, side) for side in ("train", "validation"))
+    return plan, fit_model(job, plan, *rows, run, on_progress=on_progress)
 
 
 @pytest.mark.parametrize("engine", ["resident", "streaming"])

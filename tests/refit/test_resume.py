@@ -17,16 +17,20 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
+from refit.checkpoints import remove_checkpoints
 from refit.fitting import fit_model
 from refit.layout import RunLayout
 from refit.progress import FitProgress, ignore_progress
 from refit.records import FitRecord
 from tests.refit.small import job_of, keep, stored
+from tests.refit.test_datasets_trained import train
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 120
 STEPS = 7
+FASHION = "fashion"
 FIT = """
 import sys
 from pathlib import Path
@@ -63,6 +67,27 @@ CASES = {
     "bfloat16": {"fit.precision": "mixed_bfloat16"},
     "no early stopping": {"fit.early_stopping": None, "fit.epochs": 6},
 }
+
+
+class Stopper(keras.callbacks.Callback):
+    """Stops in the middle of the third epoch; keeps nothing, and is told of an epoch's beginning again."""
+
+    def on_epoch_begin(self, epoch, logs=None):  # noqa: ARG002 -- Keras's signature
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002 -- Keras's signature
+        if (self.epoch, batch) == (2, 3):
+            self.model.stop_training = True
+
+
+class Slow(keras.callbacks.Callback):
+    """Ends the fit in the validation of an epoch, where it is asked to."""
+
+    epoch = None
+
+    def on_test_batch_end(self, batch, logs=None):  # noqa: ARG002 -- Keras's signature
+        if self.model.stop_training and Slow.epoch:
+            raise InterruptedFitError
 
 
 class Counter(keras.callbacks.Callback):
@@ -132,7 +157,16 @@ def fit_slowly(folder: Path, case: str, pause: float) -> None:
             sys.stdout.flush()
         time.sleep(pause)
 
-    sys.stdout.write(fit_digits(folder, tell, case=case).model_dump_json())
+    record = fit_fashion(folder, tell) if case == FASHION else fit_digits(folder, tell, case=case)
+    sys.stdout.write(record.model_dump_json())
+
+
+def fit_fashion(folder: Path, on_progress=ignore_progress) -> FitRecord:
+    """A tenth of Fashion-MNIST with augmentation."""
+    options = {"filters": [8, 16], "hidden_units": 32, "flip": True, "shift": 0.1}
+    fit = {"epochs": 5, "batch_size": 64, "checkpoint": {"every_steps": 3}, "early_stopping": None}
+    changes = {"batches__sample": 0.1, "model__options": options, "fit": fit}
+    return train("fashion_mnist", folder, on_progress, **changes)[1]
 
 
 def start(folder: Path, case: str = "plain", pause: float = 0.0) -> "subprocess.Popen[str]":
@@ -178,10 +212,10 @@ def read_board(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for place in sorted(path for path in RunLayout(folder).tensorboard_dir.iterdir()):
         board = EventAccumulator(str(place), size_guidance={"tensors": 0}).Reload()
         for tag in board.Tags()["tensors"]:
-            points = [(event.step, tuple(event.tensor_proto.float_val)) for event in board.Tensors(tag)]
-            if points and points[0][1]:
-                found[f"{place.name}/{tag}"] = points
-    return found
+            found[f"{place.name}/{tag}"] = [(event.step, make_ndarray(event.tensor_proto).tolist()) for event in board.Tensors(tag)]
+    rates = found["train/batch_learning_rate"]
+    assert [step for step, _ in rates] == list(range(len(rates)))
+    return {tag: points for tag, points in found.items() if tag not in ("train/job", "train/keras")}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +262,9 @@ def test_killed_twice_at_any_moment_it_goes_on_as_if_nothing_had_happened(undist
     check_same(found, record)
     assert len(found.resumed_at) == 2
     assert found.resumed_at[0].step <= found.resumed_at[1].step
-    assert checkpoints(tmp_path) == [found.best_checkpoint] == checkpoints(folder)
+    for run in (tmp_path, folder):
+        remove_checkpoints(RunLayout(run).checkpoints_dir, but=record.best_checkpoint)
+        assert checkpoints(run) == [record.best_checkpoint]
     assert read_board(tmp_path) == read_board(folder)
 
 
@@ -266,6 +302,19 @@ def test_a_fit_that_is_interrupted_twice_records_both(undisturbed, tmp_path):
 
 def stop(*_):
     raise InterruptedFitError
+
+
+def test_a_fit_that_was_stopped_within_an_epoch_still_ends_that_epoch(tmp_path, monkeypatch):
+    callbacks = [{"use": f"tests.refit.test_resume:{name}"} for name in ("Stopper", "Slow")]
+    expected = fit_digits(tmp_path / "undisturbed", callbacks=callbacks)
+    monkeypatch.setattr("tests.refit.test_resume.Slow.epoch", 2)
+    with pytest.raises(InterruptedFitError):
+        fit_digits(tmp_path / "run", callbacks=callbacks)
+    monkeypatch.setattr("tests.refit.test_resume.Slow.epoch", None)
+    found = fit_digits(tmp_path / "run", callbacks=callbacks)
+    check_same(found, expected)
+    assert found.num_epochs == 3
+    assert 14 < found.resumed_at[0].step <= 18
 
 
 def test_a_fit_interrupted_after_it_stopped_early_only_finishes(undisturbed, tmp_path, monkeypatch):
@@ -313,14 +362,22 @@ def test_whatever_is_fitted_it_goes_on_from_the_step_where_it_was(case, tmp_path
 
 
 @pytest.mark.slow
+def test_killed_ten_times_on_fashion_mnist_with_augmentation(tmp_path):
+    check_killed(FASHION, tmp_path, fit_fashion(tmp_path / "undisturbed"), kills=10, seconds=2.5, run="runs/fashion_mnist/run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_again_and_again_at_random_it_ends_with_the_same_digest(case, tmp_path):
-    expected = fit_digits(tmp_path / "undisturbed", case=case)
+    check_killed(case, tmp_path, fit_digits(tmp_path / "undisturbed", case=case), kills=7, seconds=1.5)
+
+
+def check_killed(case, tmp_path, expected, *, kills, seconds, run="."):
     generator, statuses = random.Random(case), []
-    while len(statuses) < 7 and -signal.SIGKILL in (statuses or [-signal.SIGKILL])[-1:]:
-        statuses.append(interrupt(tmp_path / "run", generator.uniform(0, 1.0), case=case)[0])
+    while len(statuses) < kills and -signal.SIGKILL in (statuses or [-signal.SIGKILL])[-1:]:
+        statuses.append(interrupt(tmp_path / "run", generator.uniform(0, seconds), case=case)[0])
     found = finish(tmp_path / "run", case)
     steps = [r.step for r in found.resumed_at]
     sys.stdout.write(f"{case}: {statuses.count(-signal.SIGKILL)} kills, resumed after steps {steps}, {found.weights_sha256}\n")
     check_same(found, expected)
-    assert read_board(tmp_path / "run") == read_board(tmp_path / "undisturbed")
+    assert read_board(tmp_path / "run" / run) == read_board(tmp_path / "undisturbed" / run)

@@ -59,6 +59,13 @@ def test_afterwards_signals_are_handled_as_before(earlier):
     assert earlier == [signal.SIGTERM]
 
 
+def test_a_signal_that_was_ignored_stays_ignored(earlier):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with noting_stop() as stop:
+        send(signal.SIGINT)
+        assert not stop.is_asked
+
+
 def test_in_another_thread_signals_stay_as_they_are(earlier):
     def work():
         with noting_stop() as stop:
