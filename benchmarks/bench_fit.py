@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -278,4 +278,7 @@ if __name__ == "__main__":
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--quick", action="store_true", help="small data, to see that everything runs")
-        main(QUICK if parser.parse_args().quick else Size())
+        parser.add_argument("--runs", type=int, help="turns of each contender")
+        chosen = parser.parse_args()
+        size = QUICK if chosen.quick else Size()
+        main(replace(size, runs=chosen.runs or size.runs))

@@ -1,13 +1,14 @@
-"""Rows as records: all fields of a row side by side in one matrix of bytes, and back into columns within a graph.
+"""Rows as records: all fields of a row side by side in a matrix of bytes, and back into columns within a graph.
 
-Values of one dtype lie together, so that a batch needs one bit-cast for all of them. What has no fixed width lies beside the
-matrix: a string is an int32 code into the words of its column, encoded bytes are the number of their row.
+Values of one dtype lie together, so that a batch needs one bit-cast for all of them. A wide tensor, such as an image, has a matrix of
+its own, of which a batch is a gather and nothing more. What has no fixed width lies beside the matrices: a string is an int32 code into
+the words of its column, encoded bytes are the number of their row.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
@@ -25,12 +26,13 @@ from refit.weights import sample_weights
 LABEL, WEIGHT = "_label", "_weight"
 _ALIGNMENT = 8
 _TENSOR_ALIGNMENT = 64  # bytes; a tensor over memory that begins elsewhere aborts the process. Source: EIGEN_MAX_ALIGN_BYTES
+_WIDE_BYTES = 512
 _ORDER = ("int64", "float64", "float32", "int32")
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where a column lies in a record, ``[offset, offset + width)`` bytes; ``beside`` says how int32 codes name what lies beside it."""
+    """Where a column lies: bytes ``[offset, offset + width)`` of a matrix's row; ``beside`` says how int32 codes name what lies beside."""
 
     name: str
     column: str
@@ -38,6 +40,7 @@ class Field:
     shape: tuple[int, ...]
     beside: Literal["words", "bytes"] | None = None
     offset: int = 0
+    matrix: int = 0
 
     @property
     def width(self) -> int:
@@ -55,18 +58,23 @@ class Packing:
     """How rows become records: what lies where, and what it is made of.
 
     Attributes:
-        fields: in order of their offsets.
-        row_bytes: bytes of a record.
+        fields: in order of matrices, and of offsets there.
+        widths: bytes of a row of each matrix; the first holds all but wide tensors.
         features: by which raw values become inputs.
         target: by which labels become numbers.
         sample_weight: the column of weights, where there is one.
     """
 
     fields: tuple[Field, ...]
-    row_bytes: int
+    widths: tuple[int, ...]
     features: tuple[FeaturePlan, ...]
     target: TargetPlan
     sample_weight: str | None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a record in all matrices."""
+        return sum(self.widths)
 
     @property
     def columns(self) -> list[str]:
@@ -87,12 +95,15 @@ def plan_packing(features: Sequence[FeaturePlan], target: TargetPlan, sample_wei
     fields = [*map(_feature_field, features), _label_field(target)]
     if sample_weight is not None:
         fields.append(Field(WEIGHT, sample_weight, "float32", ()))
+    wide = [field for field in fields if field.width >= _WIDE_BYTES]
     placed, offset = [], 0
-    for field in sorted(fields, key=_rank):
+    for field in sorted((field for field in fields if field not in wide), key=_rank):
         offset = _aligned(offset, np.dtype(field.dtype).itemsize)
-        placed.append(Field(field.name, field.column, field.dtype, field.shape, field.beside, offset))
+        placed.append(replace(field, offset=offset))
         offset += field.width
-    return Packing(tuple(placed), _aligned(offset, _ALIGNMENT), tuple(features), target, sample_weight)
+    placed += [replace(field, matrix=number) for number, field in enumerate(wide, start=1)]
+    widths = (_aligned(offset, _ALIGNMENT), *(field.width for field in wide))
+    return Packing(tuple(placed), widths, tuple(features), target, sample_weight)
 
 
 def _feature_field(plan: FeaturePlan) -> Field:
@@ -140,7 +151,9 @@ class Pick:
         return self.stop - self.first
 
 
-def pack_groups(groups: RowGroups, picks: Sequence[Pick], packing: Packing, pool: Executor) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def pack_groups(
+    groups: RowGroups, picks: Sequence[Pick], packing: Packing, pool: Executor
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """Read row groups and pack their rows one after another, several groups at a time.
 
     Args:
@@ -150,7 +163,7 @@ def pack_groups(groups: RowGroups, picks: Sequence[Pick], packing: Packing, pool
         pool: in which groups are read.
 
     Returns:
-        The records, uint8 ``[rows, row_bytes]``, which must stay unchanged while datasets use them; and for each of ``packing.words``
+        The matrices, uint8 ``[rows, width]``, which must stay unchanged while datasets use them; and for each of ``packing.words``
         an array of bytes objects that its codes name, of one element at least.
 
     Raises:
@@ -158,17 +171,17 @@ def pack_groups(groups: RowGroups, picks: Sequence[Pick], packing: Packing, pool
         DataError: a label is missing or was never seen in the train split, a weight is none, or an image is missing.
     """
     starts = [0, *accumulate(map(len, picks))]
-    matrix = _aligned_zeros(starts[-1], packing.row_bytes)
+    matrices = tuple(_aligned_zeros(starts[-1], width) for width in packing.widths)
 
     def load(pick: Pick, start: int) -> list[pa.Array]:
         table = groups.read(pick.group).slice(pick.first, len(pick))
-        return _pack_table(table, packing, matrix[start : start + len(pick)], start)
+        return _pack_table(table, packing, [matrix[start : start + len(pick)] for matrix in matrices], start)
 
     parts = list(pool.map(load, picks, starts))
-    return matrix, _join_words(parts, starts[:-1], packing, matrix)
+    return matrices, _join_words(parts, starts[:-1], packing, matrices[0])
 
 
-def _pack_table(table: pa.Table, packing: Packing, out: np.ndarray, first_row: int) -> list[pa.Array]:
+def _pack_table(table: pa.Table, packing: Packing, out: Sequence[np.ndarray], first_row: int) -> list[pa.Array]:
     """Write rows; return for each of ``packing.words`` what its codes name: distinct words, or the bytes of each row."""
     beside = []
     plans = {plan.name: plan for plan in packing.features}
@@ -187,7 +200,7 @@ def _pack_table(table: pa.Table, packing: Packing, out: np.ndarray, first_row: i
             numbers = sample_weights(values, field.column)
         else:
             numbers = to_numpy(values, plans[field.name])
-        _write(numbers, field, out)
+        _write(numbers, field, out[field.matrix])
     return beside
 
 
@@ -242,11 +255,11 @@ def _unify(arrays: list[pa.Array], starts: Sequence[int], codes: np.ndarray) -> 
 # ---- and back into columns, within a graph
 
 
-def unpack(block: Any, words: Sequence[Any], packing: Packing, class_weights: Any = None) -> tuple[Any, ...]:  # noqa: ANN401 -- tensors
+def unpack(blocks: Sequence[Any], words: Sequence[Any], packing: Packing, class_weights: Any = None) -> tuple[Any, ...]:  # noqa: ANN401 -- tensors
     """Columns of records.
 
     Args:
-        block: uint8 ``[rows, row_bytes]``.
+        blocks: rows of each matrix, uint8 ``[rows, width]``.
         words: string ``[values]`` for each of ``packing.words``.
         packing: of the records.
         class_weights: float32 ``[classes]`` by which the weights of rows are multiplied; None: they are left alone.
@@ -255,7 +268,7 @@ def unpack(block: Any, words: Sequence[Any], packing: Packing, class_weights: An
         ``(features, label)``, or ``(features, label, weight)`` where rows have weights: features maps each column to
         ``[rows, *shape]``; label and weight are ``[rows]``.
     """
-    columns = dict(_columns(block, packing))
+    columns = dict(_columns(blocks, packing))
     for field, values in zip(packing.words, words, strict=True):
         columns[field.name] = tf.gather(values, columns[field.name])
     label, weight = columns.pop(LABEL), columns.pop(WEIGHT, None)
@@ -266,18 +279,18 @@ def unpack(block: Any, words: Sequence[Any], packing: Packing, class_weights: An
     return (features, label) if weight is None else (features, label, weight)
 
 
-def _columns(block: Any, packing: Packing) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 -- tensors
+def _columns(blocks: Sequence[Any], packing: Packing) -> Iterator[tuple[str, Any]]:
     for (is_tensor, dtype), group in groupby(packing.fields, key=lambda field: (field.shape != (), field.dtype)):
         fields = list(group)
         if is_tensor:
-            yield from ((field.name, _bitcast(block, field.offset, field.width, dtype, field.shape)) for field in fields)
+            yield from ((f.name, _bitcast(blocks[f.matrix], f.offset, f.width, dtype, f.shape)) for f in fields)
         else:
             first, last = fields[0], fields[-1]
-            joined = _bitcast(block, first.offset, last.offset + last.width - first.offset, dtype, (len(fields),))
+            joined = _bitcast(blocks[0], first.offset, last.offset + last.width - first.offset, dtype, (len(fields),))
             yield from zip((field.name for field in fields), tf.unstack(joined, num=len(fields), axis=1), strict=True)
 
 
 def _bitcast(block: Any, offset: int, width: int, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 -- tensors
-    raw, size = block[:, offset : offset + width], np.dtype(dtype).itemsize
+    raw, size = block if width == block.shape[1] else block[:, offset : offset + width], np.dtype(dtype).itemsize
     values = tf.bitcast(raw if size == 1 else tf.reshape(raw, [-1, width // size, size]), dtype)
     return tf.reshape(values, [-1, *shape])

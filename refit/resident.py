@@ -1,4 +1,4 @@
-"""Rows in memory: one matrix of records, one permutation an epoch, one gather for a few batches."""
+"""Rows in memory: matrices of records, one permutation an epoch, one gather for a few batches."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Resident:
     @property
     def num_rows(self) -> int:
         """Rows of an epoch."""
-        return len(self.records.matrix) - self.num_validation
+        return len(self.records.matrices[0]) - self.num_validation
 
     def _order(self, seed: int, epoch: Any) -> Any:  # noqa: ANN401 -- tensors
-        rows = tf.range(len(self.records.matrix))
+        rows = tf.range(len(self.records.matrices[0]))
         return tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)]))
 
     def shuffled(self, *, seed: int, epoch: int, step: int, slicing: Slicing, device: str | None = None) -> tf.data.Dataset:
@@ -45,7 +45,7 @@ class Resident:
 
     def in_order(self, slicing: Slicing) -> tf.data.Dataset:
         """Every row once, in the order of the snapshot."""
-        return finish(slice_batches(self.records, tf.range(len(self.records.matrix)), first=tf.constant(0, tf.int64), slicing=slicing))
+        return finish(slice_batches(self.records, tf.range(len(self.records.matrices[0])), first=tf.constant(0, tf.int64), slicing=slicing))
 
     def validation(self, *, seed: int, epoch: int | tf.Variable, slicing: Slicing) -> tf.data.Dataset:
         """The pool's validation rows of an epoch, in the epoch's order; of a variable, the epoch that it holds when reading begins."""
@@ -68,6 +68,6 @@ def load_resident(
     """
     picks = [Pick(number, 0, int(count)) for number, count in enumerate(groups.num_chosen) if count]
     with ThreadPoolExecutor(_THREADS) as pool:
-        matrix, words = pack_groups(groups, picks, packing, pool)
-    tensor = tf.experimental.dlpack.from_dlpack(matrix.__dlpack__())  # over the same memory
-    return Resident(Records(tensor, [tf.constant(values.tolist()) for values in words], packing), class_weights, num_validation)
+        matrices, words = pack_groups(groups, picks, packing, pool)
+    tensors = [tf.experimental.dlpack.from_dlpack(matrix.__dlpack__()) for matrix in matrices]  # over the same memory
+    return Resident(Records(tensors, [tf.constant(values.tolist()) for values in words], packing), class_weights, num_validation)

@@ -107,9 +107,10 @@ class RowGroups:
 
 
 def _count(is_chosen: Mask, first_live: Numbers) -> Numbers:
-    if not len(first_live) or not len(is_chosen):
-        return np.zeros(len(first_live), dtype=np.int64)
-    return np.add.reduceat(is_chosen, first_live, dtype=np.int64)
+    """Wanted rows of each group, group by group: ``np.add.reduceat`` would take 8 bytes a row."""
+    stops = (*first_live[1:].tolist(), len(is_chosen))
+    counts = (np.count_nonzero(is_chosen[first:stop]) for first, stop in zip(first_live.tolist(), stops, strict=False))
+    return np.fromiter(counts, np.int64, len(first_live))
 
 
 def open_row_groups(snapshot: SnapshotRecord, layout: Layout, columns: Sequence[str], is_chosen: Mask) -> RowGroups:

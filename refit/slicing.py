@@ -15,9 +15,9 @@ Columns = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Records:
-    """Packed rows as tensors: ``matrix`` is uint8 ``[rows, row_bytes]``, ``words`` are string tensors for ``packing.words``."""
+    """Packed rows as tensors: ``matrices`` are uint8 ``[rows, width]``, ``words`` are string tensors for ``packing.words``."""
 
-    matrix: Any
+    matrices: Sequence[Any]
     words: Sequence[Any]
     packing: Packing
 
@@ -74,7 +74,7 @@ def slice_batches(records: Records, order: Any, *, first: Any, slicing: Slicing,
     """
 
     def take(rows: Any) -> Any:  # noqa: ANN401 -- tensors
-        return unpack(tf.gather(records.matrix, rows), records.words, records.packing, weights)
+        return unpack([tf.gather(matrix, rows) for matrix in records.matrices], records.words, records.packing, weights)
 
     size = slicing.batch_size
     num_full = tf.cast(tf.size(order) // size, tf.int64)

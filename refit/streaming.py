@@ -212,8 +212,8 @@ class Streaming:
         return finish(self._batches(windows, read, slicing, None, is_shuffled=False))
 
     def _read(self, course: Course, window: int, place: tuple[int, int, int]) -> Window:
-        matrix, words = pack_groups(course.groups, course.picks(window), self.packing, self.pool)
-        return np.array([*place, window], np.int64), matrix, *words
+        matrices, words = pack_groups(course.groups, course.picks(window), self.packing, self.pool)
+        return np.array([*place, window], np.int64), *matrices, *words
 
     def _batches(
         self,
@@ -225,18 +225,20 @@ class Streaming:
         is_shuffled: bool,
     ) -> tf.data.Dataset:
         """Batches of the windows that are read by their numbers."""
-        gate, dtypes = Gate(), [tf.int64, tf.uint8, *(tf.string for _ in self.packing.words)]
+        gate, widths = Gate(), self.packing.widths
+        shapes = [[4], *([None, width] for width in widths), *([None] for _ in self.packing.words)]
+        dtypes = [tf.int64, *(tf.uint8 for _ in widths), *(tf.string for _ in self.packing.words)]
 
         def load(number: Any) -> Any:  # noqa: ANN401 -- tensors
-            place, matrix, *words = tf.numpy_function(partial(gate.let, read), [number], dtypes)
-            matrix = tf.ensure_shape(matrix, [None, self.packing.row_bytes])
-            return tf.ensure_shape(place, [4]), matrix, *(tf.ensure_shape(values, [None]) for values in words)
+            values = tf.numpy_function(partial(gate.let, read), [number], dtypes)
+            return tuple(map(tf.ensure_shape, values, shapes))
 
-        def one_window(place: Any, matrix: Any, *words: Any) -> Any:  # noqa: ANN401 -- tensors
-            order = tf.range(tf.shape(matrix)[0])
+        def one_window(place: Any, *packed: Any) -> Any:  # noqa: ANN401 -- tensors
+            matrices, words = packed[: len(widths)], packed[len(widths) :]
+            order = tf.range(tf.shape(matrices[0])[0])
             if is_shuffled:
                 drawn = tf.random.experimental.stateless_fold_in(place[:2], place[3])
                 order = tf.random.experimental.stateless_shuffle(order, seed=drawn)
-            return slice_batches(Records(matrix, words, self.packing), order, first=place[2], slicing=slicing, weights=weights)
+            return slice_batches(Records(matrices, words, self.packing), order, first=place[2], slicing=slicing, weights=weights)
 
         return numbers.take_while(lambda _: gate.is_open).map(load).prefetch(1).flat_map(one_window)
