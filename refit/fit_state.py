@@ -145,9 +145,12 @@ class FitState:
 
     # ---- there
 
-    def describe(self, at: Position, logs: Mapping[str, float]) -> CheckpointRecord:
-        """What a checkpoint says of the present, but for arrays."""
-        return CheckpointRecord(
+    def look(
+        self, at: Position, logs: Mapping[str, float], metrics: Sequence[np.ndarray] | None = None
+    ) -> tuple[CheckpointRecord, dict[str, Sequence[np.ndarray]]]:
+        """What a checkpoint says of the present, and views of its arrays by group; ``metrics`` in place of what metrics hold now."""
+        known = {name: callback_state(callback) for name, callback in self.monitors.items()}
+        record = CheckpointRecord(
             belongs_to=self._belongs_to,
             epoch=at.epoch,
             step=at.step,
@@ -156,19 +159,18 @@ class FitState:
             history=self.recorder.history,
             validation_epochs=self.recorder.validation_epochs,
             logs={name: float(value) for name, value in logs.items()},
-            callbacks={name: callback_state(callback)[0] for name, callback in self.monitors.items()},
+            callbacks={name: values for name, (values, _) in known.items()},
             resumed_at=self.resumed_at,
             chosen_steps=self.pace.chosen,
             events=measure_events(self._events_dir),
         )
-
-    def arrays(self, metrics: Sequence[np.ndarray] | None = None) -> dict[str, Sequence[np.ndarray]]:
-        """Views of all arrays by group; ``metrics`` in place of what metrics hold now."""
-        groups = {MODEL: self.model.variables, OPTIMIZER: self.model.optimizer.variables}
-        found: dict[str, Sequence[np.ndarray]] = {group: list(map(_look, variables)) for group, variables in groups.items()}
-        found[METRICS] = self.metrics() if metrics is None else metrics
-        found[RANDOM] = _get_random()
-        return found | {_group(name): callback_state(callback)[1] for name, callback in self.monitors.items()}
+        arrays: dict[str, Sequence[np.ndarray]] = {
+            MODEL: list(map(_look, self.model.variables)),
+            OPTIMIZER: list(map(_look, self.model.optimizer.variables)),
+            METRICS: self.metrics() if metrics is None else metrics,
+            RANDOM: _get_random(),
+        }
+        return record, arrays | {_group(name): values for name, (_, values) in known.items()}
 
     def metrics(self) -> list[np.ndarray]:
         """Views of what metrics hold now."""
@@ -285,8 +287,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is 
 
     def _save(self, at: Position, metrics: Sequence[np.ndarray] | None = None, *, is_best: bool = False) -> None:
         self._board.flush()
-        record = self._state.describe(at, self._logs)
-        self._writer.save(record, self._state.arrays(metrics), is_best=is_best)
+        self._writer.save(*self._state.look(at, self._logs, metrics), is_best=is_best)
         self._saved_steps, self._saved_at = self._count(at), time.monotonic()
 
     def _leave(self, at: Position, metrics: Sequence[np.ndarray] | None = None, *, is_best: bool = False) -> None:

@@ -142,9 +142,9 @@ def test_a_run_completes_and_the_name_of_its_state_is_the_verdict(server: Server
 @pytest.mark.usefixtures("worker")
 def test_a_typo_in_the_overrides_fails_before_any_work(server: Server, deployed: dict[str, Any]) -> None:
     before = run_folders(server)
-    begun = begin(server, deployed, {"fit.epoch": 2})
-    wait_until(lambda: state_of(server, begun) in ENDED, seconds=120, what="the run ends")
-    state = server.get(f"/flow_runs/{begun}")["state"]
+    refused = run(server, 'overrides={"fit.epoch": 2}')
+    assert refused.returncode != 0
+    state = server.runs_of(deployed["id"], scheduled=False)[0]["state"]
     assert (state["type"], "epoch" in state["message"]) == ("FAILED", True)
     assert run_folders(server) == before
 

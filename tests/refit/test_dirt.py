@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.deep_check import check_deeply
 from refit.config import parse_job
 from refit.errors import RefitError, RequestError
 from refit.ingestion import ingest
@@ -198,6 +199,31 @@ def test_no_table_of_the_dirty_corpus_crashes_an_ingest(tmp_path) -> None:
     outcomes = {path: bring_in(path, tmp_path / str(number)) for number, path in enumerate(files)}
     assert len(outcomes) > 100
     assert sum(isinstance(outcome, tuple) for outcome in outcomes.values()) > 60
+
+
+def job_over(path, column):
+    """A job of its own over one file."""
+    source = {"kind": "parquet" if path.suffix == ".parquet" else "csv", "path": str(path)}
+    data = {"sources": [source], "max_rejected_fraction": 1}
+    return parse_job({"name": "job", "data": data, "target": {"column": column}, "fit": {"batch_size": 1}})
+
+
+def deep_check(path, home):
+    """Whether ``refit check --deep`` finds nothing wrong with a job over the file's first column; anything but a refusal is raised."""
+    try:
+        first = ingest(job_over(path, "y"), Layout(home)).columns[0].name
+        check_deeply(job_over(path, first))
+    except RefitError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not corpus("csv_dirty", "*.csv"), reason=f"{ABSENT}csv_dirty")
+def test_no_table_of_the_dirty_corpora_crashes_a_deep_check(tmp_path) -> None:
+    files = [*corpus("csv_dirty", "*.csv"), *corpus("csv_dirty", "*.tsv"), *corpus("parquet_bad", "*.parquet")]
+    outcomes = [deep_check(path, tmp_path / str(number)) for number, path in enumerate(files)]
+    assert (len(outcomes), any(outcomes)) == (120, True)  # most have too few rows to be divided
 
 
 @pytest.mark.skipif(not corpus("parquet_bad", "*.parquet"), reason=f"{ABSENT}parquet_bad")
