@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from refit.packing import Packing, unpack
 
-_BLOCK_ROWS, _BLOCK_BYTES = 4096, 1 << 21
+_BLOCK_ROWS, _BLOCK_BYTES = 8192, 1 << 20
 _AHEAD = 2
+_BLOCKS_AT_ONCE = 2
 Columns = Callable[[Any], Any]
 
 
@@ -90,21 +91,15 @@ def _full_batches(order: Any, take: Columns, first: Any, num_full: Any, row_byte
     size, own = slicing.batch_size, len(range(slicing.worker, slicing.batch_size, slicing.num_workers))
     per_block = max(1, min(_BLOCK_ROWS // own, _BLOCK_BYTES // (own * row_bytes)))
 
-    def block(step: Any) -> Any:  # noqa: ANN401 -- tensors
+    def take_block(step: Any) -> Any:  # noqa: ANN401 -- tensors
         rows = order[step * size : tf.minimum(step + per_block, num_full) * size]
         if slicing.num_workers > 1:
             rows = tf.reshape(tf.reshape(rows, [-1, size])[:, slicing.worker :: slicing.num_workers], [-1])
-        return take(rows)
+        shape = [own] if per_block == 1 else [-1, own]
+        return tf.nest.map_structure(lambda values: tf.reshape(values, [*shape, *values.shape[1:]]), take(rows))
 
-    def cut(step: Any) -> Any:  # noqa: ANN401 -- a dataset
-        return tf.data.Dataset.from_tensor_slices(
-            tf.nest.map_structure(lambda values: tf.reshape(values, [-1, own, *values.shape[1:]]), block(step))
-        )
-
-    steps = tf.data.Dataset.range(first, num_full, per_block)
-    if per_block > 1:
-        return steps.flat_map(cut)
-    return steps.map(lambda step: tf.nest.map_structure(lambda values: tf.ensure_shape(values, [own, *values.shape[1:]]), block(step)))
+    blocks = tf.data.Dataset.range(first, num_full, per_block).map(take_block, num_parallel_calls=_BLOCKS_AT_ONCE, deterministic=True)
+    return blocks if per_block == 1 else blocks.flat_map(lambda *block: tf.data.Dataset.from_tensor_slices(block))
 
 
 def finish(batches: tf.data.Dataset, *, device: str | None = None) -> tf.data.Dataset:

@@ -98,7 +98,7 @@ class Counter(keras.callbacks.Callback):
         self.drawn = np.zeros(0)
 
     def on_epoch_end(self, epoch, logs=None):  # noqa: ARG002 -- Keras's signature
-        self.drawn = np.append(self.drawn, random.random())
+        self.drawn = np.append(self.drawn, np.random.random())  # noqa: NPY002 -- threads of other libraries draw from Python's generator
         logs["drawn"] = float(self.drawn.sum())
         if len(self.drawn) == 9:
             self.model.stop_training = True
