@@ -28,7 +28,7 @@ def open_board(runs_dir: Path, *, port: int | None = None, host: str = HOST) -> 
     """
     _require_runs(runs_dir)
     port = _choose_port(port)
-    Console(stderr=True).print(f"TensorBoard over {runs_dir}: http://{host}:{port}/  (Ctrl-C ends it)", soft_wrap=True)
+    Console(stderr=True).print(f"TensorBoard over {runs_dir}: http://{host}:{port}/?smoothing=0  (Ctrl-C ends it)", soft_wrap=True)
     board = start_child(_arguments(runs_dir, host, port), environment={"TF_CPP_MIN_LOG_LEVEL": "3"})
     try:
         status = board.wait()

@@ -18,6 +18,7 @@ from deployments import data_commands
 from deployments.environment import prepare_environment
 from deployments.output import AsJson, as_plain, print_json, say, stderr, stdout
 from refit.errors import RefitError, RequestError
+from refit.full_disk import full_disk, is_disk_full
 
 app = typer.Typer(
     help="Retrain Keras models on a schedule and ship a new one only when it has proved better.",
@@ -55,11 +56,12 @@ def check(
 ) -> None:
     """Check a job file: keys, types, combinations, the code it names. Imports no TensorFlow without --deep."""
     from refit import runs
-    from refit.jobfile import read_deployments
+    from refit.jobfile import read_deployments, telling_place
 
     deployments = read_deployments(file)
     for deployment in deployments:
-        runs.check_references(deployment.job)
+        with telling_place(file, deployment.name):
+            runs.check_references(deployment.job)
         _check_metrics(deployment.job)
         if deep:
             from deployments.quiet import import_tensorflow
@@ -329,10 +331,13 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(
-            RefitError(f"{type(error).__name__}: {error}.", remedy="This is a fault of refit or its packages; --debug shows where."),
-            debug=False,
-        )
+        _fail(_unforeseen(error), debug=False)
+
+
+def _unforeseen(error: Exception) -> RefitError:
+    if is_disk_full(error):
+        return full_disk(getattr(error, "filename", None) or os.environ.get("REFIT_HOME", ""))
+    return RefitError(f"{type(error).__name__}: {error}.", remedy="This is a fault of refit or its packages; --debug shows where.")
 
 
 def _fail(error: RefitError, *, debug: bool) -> NoReturn:

@@ -8,6 +8,7 @@ from rich.table import Table
 from deployments.output import new_table, say
 from refit.headline import Facts, read_stages, write_headline
 from refit.layout import Layout, home_layout
+from refit.ownership import is_owned
 from refit.records import RunRecord
 from refit.registry import VersionRecord
 from refit.wording import format_number, format_seconds, format_time
@@ -48,10 +49,16 @@ def show_runs(console: Console, records: list[RunRecord], layout: Layout) -> Non
         metrics = ", ".join(f"{name} {format_number(value)}" for name, value in list(record.metrics.get("test", {}).items())[:2])
         seconds = (record.ended - record.started).total_seconds() if record.ended else None
         version = str(record.model_version) if record.model_version and record.verdict != "skipped" else ""
-        status = f"{record.status}, resumable" if record.status == "cancelled" else record.status
-        cells = [f"{record.job}/{record.run}", format_time(record.started), status, record.verdict or "", version, metrics]
+        cells = [f"{record.job}/{record.run}", format_time(record.started), _status(record, layout), record.verdict or "", version, metrics]
         table.add_row(*cells, format_seconds(seconds) if seconds is not None else "")
     console.print(table)
+
+
+def _status(record: RunRecord, layout: Layout) -> str:
+    """As recorded; a run whose process was killed could not say so."""
+    if record.status == "running" and not is_owned(layout, record.job):
+        return "interrupted, resumable"
+    return f"{record.status}, resumable" if record.status == "cancelled" else record.status
 
 
 def show_run(console: Console, record: RunRecord) -> None:

@@ -17,7 +17,7 @@ from deployments.quiet import import_tensorflow
 from deployments.server import prepare_server
 from refit import ownership, runs
 from refit.config import Job
-from refit.jobfile import read_job
+from refit.jobfile import read_job, telling_place
 from refit.layout import Layout, home_layout
 from refit.records import RunRecord
 
@@ -31,7 +31,8 @@ def run_here(file: Path, overrides: Mapping[str, Any], *, deployment: str | None
         RefitError: the run failed; its record says how.
     """
     job = read_job(file, overrides, deployment=deployment)
-    runs.check_references(job)
+    with telling_place(file, deployment, overrides):
+        runs.check_references(job)
     layout = home_layout().create()
     skipped = _skip(job, layout, is_wanted=force or fresh or bool(overrides))
     return skipped or _run_flow(job, layout, force=force or bool(overrides), fresh=fresh)

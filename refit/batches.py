@@ -141,8 +141,10 @@ def _count_rows(job: Job, sides: Sides) -> tuple[int, int]:
     if num_train < job.fit.batch_size:
         told = "the train split has" if job.batches.sample is None else f"the sample ({job.batches.sample:g} of the train split) has"
         raise DataError(
-            f"{told} {counted(num_train, 'row')}, fewer than a batch of {job.fit.batch_size}.",
+            f"{told} {counted(num_train, 'row')}, fewer than a batch of {job.fit.batch_size:,}.",
             where="fit.batch_size",
+            expected=f"at most {num_train:,}",
+            received=f"{job.fit.batch_size:,}",
             remedy="Lower it, or add rows.",
         )
     return num_train, num_validation

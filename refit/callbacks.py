@@ -3,15 +3,15 @@
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
 
 from refit.batches import Position
-from refit.errors import CodeError, FitError
-from refit.progress import FitProgress, OnProgress
+from refit.errors import CodeError, DivergedError
+from refit.progress import FitProgress, OnProgress, describe
 
 # What Keras's own callbacks know, by class: their plain attributes, and the one that holds weights.
 # Source: keras.src.callbacks.early_stopping and reduce_lr_on_plateau, Keras 3.15.
@@ -164,11 +164,10 @@ class TimeBudget(keras.callbacks.Callback):  # type: ignore[misc]
 class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a diverged fit as an error that says where it happened."""
 
-    def __init__(self, epoch: int = 0) -> None:
-        """Start with nothing seen, in an epoch."""
+    def __init__(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Start in an epoch, with what was logged last."""
         super().__init__()
-        self._epoch = epoch
-        self._last = float("nan")
+        self._epoch, self._last = epoch, dict(logs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
         """Remember the epoch."""
@@ -178,15 +177,18 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
         """Look at the loss.
 
         Raises:
-            FitError: it is not finite.
+            DivergedError: it is not finite.
         """
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
-            raise FitError(
-                f"the loss is {loss} in epoch {self._epoch + 1}, step {batch + 1}; the last finite one was {self._last:.4g}.",
-                remedy="Try a lower fit.optimizer.learning_rate, fit.optimizer.clipnorm: 1, or look for extreme values in the features.",
-            )
-        self._last = loss
+            last = f"the last finite values were {describe(self._last)}" if self._last else "it never was finite"
+            raise DivergedError(
+                f"the loss is {loss} in epoch {self._epoch + 1}, step {batch + 1}; {last}.",
+                where="fit",
+                remedy="Try a lower fit.optimizer.learning_rate, fit.optimizer.clipnorm: 1, or look for extreme values in the features;"
+                " fit.on_divergence lets a fit try a lower rate by itself.",
+            ).at(self._epoch, batch)
+        self._last = {name: float(value) for name, value in (logs or {}).items()}
 
 
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
@@ -221,4 +223,4 @@ class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
         values = {name: float(value) for name, value in (logs or {}).items()}
         done = (self._epoch - self._start.epoch) * self._steps + step - self._start.step
         speed = done * self._batch_size / max(time.monotonic() - self._since, 1e-3)
-        self._tell(FitProgress(self._epoch, self._num_epochs, step, self._steps, values, speed))
+        self._tell(FitProgress(self._epoch, self._num_epochs, step, self._steps, values, speed, bool(self.model.stop_training)))

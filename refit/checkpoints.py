@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field
 
 from refit.errors import StorageError
 from refit.parallel import ordered_map
-from refit.records import Record, Resumption, sync_path
+from refit.records import Record, Restart, Resumption, sync_path
 
 _ARRAYS, _STATE, _ASIDE = "arrays.bin", "state.json", ".checkpoint."
 _ALIGNMENT = 64
@@ -62,6 +62,7 @@ class CheckpointRecord(Record):
         logs: of the newest step.
         callbacks: what each callback knows.
         resumed_at: earlier interruptions.
+        restarts: how often the fit had diverged, and where it went on.
         best: name of the best epoch's checkpoint.
         chosen_steps: how many steps are run at once, where that was measured.
         events: bytes of each of TensorBoard's files by its path under their folder.
@@ -82,6 +83,7 @@ class CheckpointRecord(Record):
     logs: dict[str, float] = Field(default_factory=dict)
     callbacks: dict[str, dict[str, Any]]
     resumed_at: tuple[Resumption, ...] = ()
+    restarts: tuple[Restart, ...] = ()
     best: str | None = None
     chosen_steps: int | None = None
     events: dict[str, int] = Field(default_factory=dict)
@@ -266,19 +268,23 @@ def telling_disk(folder: Path, what: str = "a checkpoint") -> Iterator[None]:
 # ---- reading
 
 
-def read_newest(folder: Path, *, belongs_to: str) -> Checkpoint | None:
+def read_newest(folder: Path, *, belongs_to: str, accept: Callable[[Checkpoint], bool] = lambda _: True) -> Checkpoint | None:
     """The newest whole checkpoint that belongs to this fit, or None.
 
     Args:
         folder: of the run's checkpoints.
         belongs_to: digest of what the fit is a function of; a checkpoint of another fit is not used.
+        accept: says whether a checkpoint will do; else the one before is looked at.
     """
     for path in _complete(folder):
         try:
             record = CheckpointRecord.read(path / _STATE)
-            if record.belongs_to == belongs_to:
-                return Checkpoint(record, _read_arrays(path / _ARRAYS, record))
-            _log.warning("the checkpoint %s belongs to another fit and is not used", path)
+            if record.belongs_to != belongs_to:
+                _log.warning("the checkpoint %s belongs to another fit and is not used", path)
+                continue
+            found = Checkpoint(record, _read_arrays(path / _ARRAYS, record))
+            if accept(found):
+                return found
         except (OSError, ValueError) as error:
             _log.warning("the checkpoint %s is damaged (%s); trying the one before", path, error)
     return None

@@ -703,6 +703,13 @@ class CheckpointConfig(Section):
     keep: int = Field(2, ge=1, description="So many of the newest are kept while the fit runs, and the best epoch's.")
 
 
+class DivergenceConfig(Section):
+    """A fit whose loss is no longer finite goes back to its last good checkpoint and on with a lower learning rate."""
+
+    restarts: int = Field(2, ge=1, description="So often; then the fit fails.")
+    factor: float = Field(0.5, gt=0, lt=1, description="By what the learning rate is multiplied each time, its whole schedule with it.")
+
+
 class CallbackConfig(Section):
     """A Keras callback of the repository's own."""
 
@@ -729,6 +736,7 @@ class FitConfig(Section):
     decay: Decay = Field(ConstantDecay(kind="constant"), description="How the learning rate changes.")
     early_stopping: EarlyStoppingConfig | None = Field(EarlyStoppingConfig(), description="When to stop early; null: never.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When training state is saved.")
+    on_divergence: DivergenceConfig | None = Field(None, description="What is done when the loss is not finite; null: the fit fails.")
     callbacks: list[CallbackConfig] = Field([], description="Keras callbacks of the repository's own, called in this order.")
     validation_freq: int = Field(1, ge=1, description="Epochs between validations.")
     steps_per_execution: Literal["auto"] | PositiveInt = Field(
@@ -736,6 +744,12 @@ class FitConfig(Section):
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="What layers compute in; weights are float32 in any case; auto: mixed_bfloat16 on GPUs that are made for it."
+    )
+    devices: Literal["auto", "all"] = Field(
+        "auto", description="auto: one GPU, else the CPU; all: all GPUs, else all logical CPUs, share each batch."
+    )
+    deterministic: bool = Field(
+        True, description="Whether a GPU computes the same each time; false: it may be faster, and a resumed fit ends near the same."
     )
     jit_compile: Literal["auto", True, False] = Field(
         "auto", description="Whether XLA compiles the step; auto: on a GPU, where Keras finds fit."
@@ -768,6 +782,8 @@ def _fit_faults(fit: FitConfig) -> Iterable[str]:
         yield f"warmup_epochs {fit.decay.warmup_epochs:g} is above epochs {fit.epochs}: the rate would never be reached"
     if stopping and stopping.start_from_epoch >= fit.epochs:
         yield f"start_from_epoch {stopping.start_from_epoch} leaves none of {fit.epochs} epochs to be watched"
+    if fit.devices == "all":
+        yield from _devices_faults(fit)
     if fit.precision == "mixed_float16" and optimizer.loss_scale_factor is not None:
         yield "mixed_float16 finds its own scale of the loss: leave loss_scale_factor out, or choose another precision"
     if optimizer.use_ema and optimizer.ema_overwrite_frequency is None and stopping and stopping.restore_best:
@@ -775,6 +791,17 @@ def _fit_faults(fit: FitConfig) -> Iterable[str]:
             "use_ema puts the average of the weights in their place at the end of the fit, and early_stopping then those of the best"
             " epoch: set ema_overwrite_frequency, or early_stopping.restore_best: false"
         )
+
+
+def _devices_faults(fit: FitConfig) -> Iterable[str]:
+    if fit.steps_per_execution not in ("auto", 1):
+        yield "devices: all runs one step at a time: leave steps_per_execution out, or set devices: auto"
+    if fit.jit_compile is True:
+        yield "devices: all does not go with jit_compile: true: leave it out, or set devices: auto"
+    if fit.optimizer.gradient_accumulation_steps is not None or fit.optimizer.ema_overwrite_frequency is not None:
+        yield "devices: all goes without gradient_accumulation_steps and ema_overwrite_frequency: leave them out, or set devices: auto"
+    if fit.precision == "mixed_float16":
+        yield "devices: all does not go with mixed_float16: choose mixed_bfloat16 or float32, or set devices: auto"
 
 
 # ---- batches
@@ -953,8 +980,20 @@ def find_faults(job: Mapping[str, Any]) -> list[Fault]:
     try:
         Job.model_validate(job)
     except ValidationError as error:
-        return [_fault(detail) for detail in error.errors(include_url=False)]
+        return _joined([_fault(detail) for detail in error.errors(include_url=False)])
     return []
+
+
+def _joined(faults: list[Fault]) -> list[Fault]:
+    """One fault a key: of a value that may be one thing or another, pydantic says why it is neither."""
+    texts: dict[tuple[str | int, ...], list[str]] = {}
+    for fault in faults:
+        texts.setdefault(fault.path, []).append(fault.message)
+    return [Fault(path=path, message=_either(list(dict.fromkeys(messages)))) for path, messages in texts.items()]
+
+
+def _either(messages: list[str]) -> str:
+    return "; or ".join([*(message.partition(". Received: ")[0] for message in messages[:-1]), messages[-1]])
 
 
 def parse_job(job: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Job:
@@ -983,8 +1022,18 @@ def _fault(detail: Any) -> Fault:  # noqa: ANN401 -- pydantic's ErrorDetails
         return Fault(path=path, message=f"unknown key.{nearest(str(path[-1]), fields)}")
     if kind == "missing":
         return Fault(path=path, message="this key is required.")
-    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        word, known = detail["ctx"]["tag"], [tag.strip("'") for tag in detail["ctx"]["expected_tags"].split(", ")]
+        return Fault(path=(*path, "kind"), message=f'there is no kind "{word}".{_near(word, known)} Known: {", ".join(known)}.')
+    if kind == "union_tag_not_found":
+        return Fault(path=(*path, "kind"), message="this key is required.")
+    message = _MAPPING if kind in _NO_MAPPING else detail["msg"].removeprefix("Value error, ")
     return Fault(path=path, message=message if kind == "value_error" else f"{message}. Received: {_brief(received)}.")
+
+
+_NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
+_MAPPING = "Input should be a mapping of keys to values"
+_FORM = re.compile(r"(literal|dict|list)\[.*\]|constrained-\w+")  # how pydantic names a member of a union in an error's location
 
 
 def _brief(value: object) -> str:
@@ -1011,6 +1060,8 @@ def _walk(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[
         tagged = [m for m in choices if m.model_fields.get("kind") and part in get_args(m.model_fields["kind"].annotation)]
         if len(choices) > 1 and tagged:
             here = tagged[0]
+            continue
+        if _FORM.fullmatch(str(part)):
             continue
         path.append(part)
         fields = [name for model in choices for name in model.model_fields]

@@ -15,6 +15,7 @@
     │   └── SchemaMismatchError        columns or types differ from what was pinned or declared
     ├── AlreadyRunningError        1   another process owns the job (RuntimeError)
     ├── FitError                   1   training diverged or cannot go on (ArithmeticError)
+    │   ├── DivergedError              its loss is not finite
     │   └── StorageError               its state or model cannot be written; the next start of the job goes on (OSError)
     ├── ProofError                 1   the exported model does not predict what the trained one predicts (RuntimeError)
     ├── PromotionError             1   a version cannot be published (RuntimeError)
@@ -110,6 +111,17 @@ class AlreadyRunningError(RefitError, RuntimeError):
 
 class FitError(RefitError, ArithmeticError):
     """Training diverged or cannot go on."""
+
+
+class DivergedError(FitError):
+    """The loss is not finite. ``epoch`` and ``step``, both from 0, say where."""
+
+    epoch = step = 0
+
+    def at(self, epoch: int, step: int) -> Self:
+        """The error with the place."""
+        self.epoch, self.step = epoch, step
+        return self
 
 
 class StorageError(FitError, OSError):

@@ -49,6 +49,20 @@ class Board(keras.callbacks.TensorBoard):  # type: ignore[misc]  # Keras is unty
         self._next = self._done = first_step
         self._write = tf.function(self._write_rates, autograph=True)
 
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Write the model's graph: Keras writes none where the train function is not its own, and TensorBoard's page of graphs fails."""
+        super().on_train_begin(logs)
+        inputs = getattr(self.model, "input", None)
+        if self.write_graph and inputs is not None:
+            specs = keras.tree.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), inputs)
+            traced = tf.function(lambda features: self.model(features, training=False)).get_concrete_function(specs)
+            with self._train_writer.as_default():
+                tf.summary.graph(traced.graph)
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
+        """Write nothing: Keras would write the validation's values a second time, by steps."""
+        super().on_test_end({})
+
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Count steps; the rates of an epoch are written before anything changes them at its end."""
         super().on_train_batch_end(batch, logs)

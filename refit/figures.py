@@ -62,6 +62,7 @@ _MAX_BARS = 8
 _MAX_LABEL = 16.0
 _MAX_TITLE = 200
 _WIDE = frozenset("MWmw@%")
+_STEPS = (1, 2, 2.5, 5, 10)  # of ticks; others put 1.05 on an axis of accuracy
 # Few points are shown one by one, many as a line.
 _MAX_MARKED_POINTS = 30
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -91,7 +92,7 @@ def draw_curve(name: str, train: Points, validation: Points = (), *, best: float
         _set_epochs(axes, [x for x, _ in (*train, *validation)])
         if from_zero:
             axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         return _svg(axes, name)
 
@@ -310,7 +311,7 @@ def _set_epochs(axes: Axes, epochs: Sequence[float]) -> None:
     first, last = min(epochs, default=1), max(epochs, default=1)
     axes.set(xlim=(first - 0.5, last + 0.5), xticks=[first])
     if first < last:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=2))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True, min_n_ticks=2))
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.set_xlabel("epoch")
 

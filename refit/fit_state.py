@@ -15,9 +15,10 @@ from refit.batches import Position
 from refit.callbacks import Recorder, callback_state, restore_callback
 from refit.checkpoints import Checkpoint, CheckpointRecord, CheckpointWriter
 from refit.config import CheckpointConfig
+from refit.devices import copies
 from refit.event_files import Board, cut_events, measure_events
 from refit.pace import Pace
-from refit.records import Resumption
+from refit.records import Restart, Resumption
 from refit.signals import StopRequest
 
 MODEL, OPTIMIZER, METRICS, RANDOM = "model", "optimizer", "metrics", "random"
@@ -41,6 +42,7 @@ class FitState:
         steps_per_epoch: int,
         events_dir: Path,
         found: Checkpoint | None,
+        restarts: Sequence[Restart] = (),
     ) -> None:
         """Keep what belongs together; nothing is restored yet.
 
@@ -52,11 +54,14 @@ class FitState:
             steps_per_epoch: steps of an epoch.
             events_dir: TensorBoard's folder.
             found: the checkpoint from which the fit goes on.
+            restarts: where it went on after it had diverged; the last of them is new where ``found`` does not know of it.
         """
         self.model, self.monitors, self.recorder = model, dict(monitors), recorder
         self.steps_per_epoch = steps_per_epoch
         self._belongs_to, self._events_dir, self._found = belongs_to, events_dir, found
-        self.resumed_at: tuple[Resumption, ...] = ()
+        self.resumed_at: tuple[Resumption, ...] = found.record.resumed_at if found else ()
+        self.restarts = tuple(restarts)
+        self._strategy = model.distribute_strategy
         self.pace = Pace(1, steps_per_epoch=steps_per_epoch, num_steps=0)
         model.optimizer.build(model.trainable_variables)
 
@@ -111,8 +116,9 @@ class FitState:
         self._assign_variables()
         self.recorder.history = {name: list(values) for name, values in record.history.items()}
         self.recorder.validation_epochs = list(record.validation_epochs)
-        here = Resumption(epoch=record.epoch, step=record.total_steps)
-        self.resumed_at = (*record.resumed_at, here)
+        if self.restarts != record.restarts:
+            return
+        self.resumed_at = (*record.resumed_at, Resumption(epoch=record.epoch, step=record.total_steps))
         _log.info("fit: resumed in epoch %d after step %d of %d", record.epoch + 1, record.step, record.steps_per_epoch)
 
     def restore_metrics(self, element_spec: Any) -> None:  # noqa: ANN401 -- TensorFlow's
@@ -121,12 +127,22 @@ class FitState:
         Args:
             element_spec: of a batch.
         """
-        tf.function(self.model.train_step).get_concrete_function(element_spec)
-        self._assign(METRICS, self.model.metrics_variables)
+        if self._strategy.num_replicas_in_sync == 1:  # several devices have them from the beginning
+            tf.function(self.model.train_step).get_concrete_function(element_spec)
+        self._assign(METRICS, copies(self._strategy, self.model.metrics_variables))
 
     def _assign_variables(self) -> None:
-        for group, variables in ((MODEL, self.model.variables), (OPTIMIZER, self.model.optimizer.variables)):
+        for group, variables in ((MODEL, copies(self._strategy, self.model.variables)), (OPTIMIZER, self.model.optimizer.variables)):
             self._assign(group, variables)
+        self._lower_rate()
+
+    def _lower_rate(self) -> None:
+        """Multiply a learning rate that the optimizer holds, where the fit goes on lower than it was; schedules are made so."""
+        optimizer, before = self.model.optimizer, self._found.record.restarts if self._found else ()
+        is_held = any(variable is optimizer.learning_rate for variable in optimizer.variables)
+        if is_held and self.restarts != before:
+            factor = self.restarts[-1].factor / (before[-1].factor if before else 1.0)
+            optimizer.learning_rate.assign(optimizer.learning_rate * factor)
 
     def _assign(self, group: str, variables: Sequence[Any]) -> None:
         if self._found is None:
@@ -161,11 +177,12 @@ class FitState:
             logs={name: float(value) for name, value in logs.items()},
             callbacks={name: values for name, (values, _) in known.items()},
             resumed_at=self.resumed_at,
+            restarts=self.restarts,
             chosen_steps=self.pace.chosen,
             events=measure_events(self._events_dir),
         )
         arrays: dict[str, Sequence[np.ndarray]] = {
-            MODEL: list(map(_look, self.model.variables)),
+            MODEL: list(map(_look, copies(self._strategy, self.model.variables))),
             OPTIMIZER: list(map(_look, self.model.optimizer.variables)),
             METRICS: self.metrics() if metrics is None else metrics,
             RANDOM: _get_random(),
@@ -174,7 +191,13 @@ class FitState:
 
     def metrics(self) -> list[np.ndarray]:
         """Views of what metrics hold now."""
-        return list(map(_look, self.model.metrics_variables))
+        return list(map(_look, copies(self._strategy, self.model.metrics_variables)))
+
+
+def is_finite(checkpoint: Checkpoint) -> bool:
+    """Whether all numbers of model and optimizer are."""
+    arrays = [array for group in (MODEL, OPTIMIZER) for array in checkpoint.arrays(group)]
+    return all(bool(np.isfinite(array).all()) for array in arrays if array.dtype.kind in "fV")  # bfloat16 is of kind V
 
 
 def _group(name: str) -> str:

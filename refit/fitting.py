@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,12 +21,17 @@ import yaml
 from refit import references
 from refit.batches import Position, RowsSource, read_batches, read_in_order, read_validation
 from refit.callbacks import EpochStart, Recorder, Reporter, StopOnNaN, TimeBudget
-from refit.checkpoints import CheckpointWriter, read_newest, telling_disk
-from refit.config import CallbackConfig, FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
-from refit.errors import CodeError, FitError, JobError
+from refit.checkpoints import Checkpoint, CheckpointWriter, read_newest, telling_disk
+from refit.config import FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
+from refit.devices import ONE_DEVICE, Devices, build_metrics, choose_devices, shared_loss, summing_optimizer
+from refit.divergence import Restarts, lower_rate, turn_back
+from refit.errors import CodeError, DivergedError, FitError, JobError
 from refit.event_files import Board
 from refit.features import Target, build_inputs, build_target
 from refit.fit_state import Checkpointer, FitState
+from refit.full_disk import full_disk, is_disk_full
+from refit.guests import build_callbacks, telling_guests
+from refit.initial_weights import load_initial_weights
 from refit.layout import RunLayout
 from refit.optimizers import build_optimizer, build_schedule
 from refit.pace import Pace
@@ -52,11 +59,12 @@ def choose_builder(job: Job, *, has_images: bool) -> str:
     return job.model.build or ("models.convnet:build_model" if has_images else "models.dense:build_model")
 
 
-def assemble_model(job: Job, plan: BatchesRecord) -> keras.Model:
+def assemble_model(job: Job, plan: BatchesRecord, devices: Devices = ONE_DEVICE) -> keras.Model:
     """Build and compile the model, the same to the bit each time: names cleared, seeds set.
 
     Raises:
         CodeError: the builder cannot be had, fails, or returns something that does not fit the target.
+        FitError: the device has no memory for the model.
     """
     reference = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
     references.check_options(reference, job.model.options, positional=_BUILDER_POSITIONAL)
@@ -64,16 +72,24 @@ def assemble_model(job: Job, plan: BatchesRecord) -> keras.Model:
     keras.backend.clear_session()
     keras.utils.set_random_seed(job.seed)
     target = build_target(plan.target)
-    with computing_in(choose_precision(job.fit)):
+    with devices.scope(), computing_in(choose_precision(job.fit)):
         try:
             model = builder(build_inputs(plan.features), target, **job.model.options)
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise FitError(
+                f"the device has no memory for the weights of the model: {_first_line(error)}.",
+                where="model.options",
+                received=str(job.model.options),
+                remedy="Make the model smaller.",
+            ) from error
         except Exception as error:
             raise CodeError(
                 f'"{reference}" failed: {type(error).__name__}: {error}.', where="model", remedy="Mend the builder or its options."
             ) from error
     _check_output(model, target, reference)
     _check_monitors(job.fit, target.kind)
-    _compile(model, job, target, plan)
+    with devices.scope():
+        _compile(model, job, target, plan)
     return model
 
 
@@ -118,57 +134,25 @@ def _compile(model: keras.Model, job: Job, target: Target, plan: BatchesRecord) 
     jit_compile = job.fit.jit_compile
     if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
         jit_compile = False  # slower there
+    optimizer = build_optimizer(job.fit, plan.steps_per_epoch)
+    loss: str | Callable[..., object] = LOSSES[target.kind]
+    if tf.distribute.has_strategy():
+        optimizer, loss = summing_optimizer(optimizer), shared_loss(LOSSES[target.kind])
     with computing_in(choose_precision(job.fit)):  # Keras scales the loss where that says float16
-        model.compile(
-            optimizer=build_optimizer(job.fit, plan.steps_per_epoch), loss=LOSSES[target.kind], jit_compile=jit_compile, **counted
-        )
-
-
-def load_initial_weights(model: keras.Model, path: Path) -> None:
-    """Give a model the weights of a file, all of them; before its optimizer is built.
-
-    Raises:
-        FitError: the file is missing or holds others.
-    """
-    try:
-        if path.suffix == ".keras":
-            model.set_weights(keras.saving.load_model(path, compile=False).get_weights())
-        else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*optimizer.*")  # its state is not wanted
-                model.load_weights(path)
-    except (OSError, ValueError) as error:
-        raise FitError(
-            f"the initial weights cannot be loaded: {error}.", where=f"fit.initial_weights: {path}", remedy="Name a file of the same model."
-        ) from error
-
-
-def build_callbacks(fit: FitConfig) -> dict[str, keras.callbacks.Callback]:
-    """The repository's own callbacks by name.
-
-    Raises:
-        CodeError: one cannot be had, or is no Keras callback.
-    """
-    return {f"{number} {config.use}": _build_callback(config) for number, config in enumerate(fit.callbacks)}
-
-
-def _build_callback(config: CallbackConfig) -> keras.callbacks.Callback:
-    references.check_options(config.use, config.options, positional=0)
-    made = references.load(config.use)(**config.options)
-    if not isinstance(made, keras.callbacks.Callback):
-        raise CodeError(
-            f'"{config.use}" is no callback.', where="fit.callbacks", expected="a keras.callbacks.Callback", received=type(made).__name__
-        )
-    return made
+        model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **counted)
 
 
 def describe_model(job: Job, plan: BatchesRecord) -> BuildRecord:
-    """Build the model once to see that it can be, and describe it.
+    """Build the model and the callbacks once to see that they can be, and describe the model.
 
     Raises:
-        CodeError: it cannot.
+        CodeError: they cannot.
+        FitError: the initial weights cannot be had, or the model is too large for the device.
     """
     model = assemble_model(job, plan)
+    build_callbacks(job.fit)
+    if job.fit.initial_weights:
+        load_initial_weights(model, Path(job.fit.initial_weights))
     lines: list[str] = []
     model.summary(print_fn=lines.append, line_length=76)
     reference = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
@@ -197,14 +181,11 @@ def weights_sha256(model: keras.Model) -> str:
 # ---- the fit
 
 
-def prepare_devices() -> tuple[str, ...]:
-    """Let GPUs take memory as they need it and compute the same twice; return the devices' names."""
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        tf.config.experimental.enable_op_determinism()
-    return tuple(f"{d.device_type}:{i}" for i, d in enumerate(gpus or tf.config.list_physical_devices("CPU")))
+@dataclass(frozen=True)
+class _Rows:
+    plan: BatchesRecord
+    train: RowsSource
+    validation: RowsSource | None
 
 
 def fit_model(
@@ -232,29 +213,55 @@ def fit_model(
         on_progress: told while the fit runs; must return at once.
 
     Raises:
-        FitError: the loss is not finite, or the device's memory is full.
+        DivergedError: the loss is not finite, and the job wants no restart, or no more of them.
+        FitError: the device's memory is full.
         StorageError: checkpoints or the model cannot be written.
     """
-    devices = prepare_devices()
-    model = assemble_model(job, plan)
-    if job.fit.initial_weights:
-        load_initial_weights(model, Path(job.fit.initial_weights))
-    is_validated = validation is not None or bool(train.num_validation)
     num_epochs = num_epochs or job.fit.epochs
-    belongs_to = _identify(job, plan, num_epochs)
+    devices = choose_devices(job, train.num_rows)
+    belongs_to = _identify(job, plan, num_epochs, devices)
+    found = read_newest(run.checkpoints_dir, belongs_to=belongs_to)
+    restarts = found.record.restarts if found else ()
+    rows = _Rows(plan, train, validation)
+    while True:
+        try:
+            return _fit_from(found, restarts, lower_rate(job, restarts), rows, run, num_epochs, belongs_to, devices, on_progress)
+        except DivergedError as error:
+            found, restarts = turn_back(error, restarts, job.fit.on_divergence, run.checkpoints_dir, belongs_to=belongs_to)
+
+
+def _fit_from(
+    found: Checkpoint | None,
+    restarts: Restarts,
+    job: Job,
+    rows: _Rows,
+    run: RunLayout,
+    num_epochs: int,
+    belongs_to: str,
+    devices: Devices,
+    on_progress: OnProgress,
+) -> FitRecord:
+    model = assemble_model(job, rows.plan, devices)
+    if job.fit.initial_weights and found is None:
+        load_initial_weights(model, Path(job.fit.initial_weights))
+    with devices.scope():
+        model.optimizer.build(model.trainable_variables)
     state = FitState(
         model,
-        _monitors(job.fit, is_validated=is_validated),
+        _monitors(job.fit, is_validated=rows.validation is not None or bool(rows.train.num_validation)),
         Recorder(),
         belongs_to=belongs_to,
-        steps_per_epoch=count_steps(train.num_rows, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
+        steps_per_epoch=count_steps(rows.train.num_rows, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
         events_dir=run.tensorboard_dir,
-        found=read_newest(run.checkpoints_dir, belongs_to=belongs_to),
+        found=found,
+        restarts=restarts,
     )
     state.restore_variables()
     started = time.perf_counter()
-    best = _call_fit(state, job, train, validation, run, num_epochs, on_progress)
+    best = _call_fit(state, job, rows, run, num_epochs, devices, on_progress)
     seconds = time.perf_counter() - started
+    if devices.strategy:
+        model = _copy_to_one(model, job, rows.plan)
     _save(model, run)
     history = state.recorder.history
     trained = len(history["loss"]) * state.steps_per_epoch - state.first_step
@@ -265,7 +272,9 @@ def fit_model(
         validation_epochs=state.recorder.validation_epochs,
         weights_sha256=weights_sha256(model),
         resumed_at=state.resumed_at,
-        devices=devices,
+        restarts=state.restarts,
+        devices=devices.names,
+        strategy=devices.how,
         examples_per_second=round(trained * job.fit.batch_size / seconds, 1),
         best_checkpoint=best,
         precision=model.dtype_policy.name,
@@ -274,11 +283,22 @@ def fit_model(
     )
 
 
-def _identify(job: Job, plan: BatchesRecord, num_epochs: int) -> str:
+def _copy_to_one(model: keras.Model, job: Job, plan: BatchesRecord) -> keras.Model:
+    """The model and its optimizer as they are on the first device, without a strategy."""
+    copy = assemble_model(job, plan)
+    copy.optimizer.build(copy.trainable_variables)
+    for made, fitted in zip((*copy.variables, *copy.optimizer.variables), (*model.variables, *model.optimizer.variables), strict=True):
+        made.assign(fitted.numpy())
+    return copy
+
+
+def _identify(job: Job, plan: BatchesRecord, num_epochs: int, devices: Devices) -> str:
     """Digest of what a fit is a function of, code included."""
     builder = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
     code = [references.source_digest(reference) for reference in (builder, *(callback.use for callback in job.fit.callbacks))]
     said = {"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs}
+    if devices.strategy:  # what is summed over devices depends on their number
+        said["devices"] = len(devices.names)
     return digest({**said, "code": code, "keras": keras.version()})
 
 
@@ -314,43 +334,52 @@ def _monitors(config: FitConfig, *, is_validated: bool) -> dict[str, keras.callb
 def _call_fit(
     state: FitState,
     job: Job,
-    train: RowsSource,
-    validation: RowsSource | None,
+    rows: _Rows,
     run: RunLayout,
     num_epochs: int,
+    devices: Devices,
     on_progress: OnProgress,
 ) -> str | None:
     """Call Keras's fit from where the state is; returns the name of the best epoch's checkpoint."""
     fit, steps, start = job.fit, state.steps_per_epoch, state.start
     batches = read_batches(
-        train, batch_size=fit.batch_size, seed=job.seed, start=_next_batch(start, steps), drop_remainder=job.batches.drop_remainder
+        rows.train, batch_size=fit.batch_size, seed=job.seed, start=_next_batch(start, steps), drop_remainder=job.batches.drop_remainder
     )
     epoch = tf.Variable(start.epoch, dtype=tf.int64, trainable=False)
     schedule = build_schedule(fit, steps)
     rate = keras.optimizers.schedules.deserialize(schedule) if isinstance(schedule, dict) else None
     board = Board(run.tensorboard_dir, rate=rate, steps_per_epoch=steps, first_step=state.first_step, is_at_once=bool(fit.callbacks))
     if not state.first_step:
+        with telling_disk(run.tensorboard_dir, "a curve"):
+            run.tensorboard_dir.mkdir(parents=True, exist_ok=True)
         _write_text(run.tensorboard_dir / "train", job)
     if fit.validation_freq > 1:  # Keras warns at every epoch without validation that the monitored value is not there
         warnings.filterwarnings("ignore", message=".*conditioned on metric.*which is not available")
-    asked = 1 if fit.steps_per_execution == "auto" and fit.callbacks else fit.steps_per_execution  # they may count steps
+    is_single = fit.callbacks or devices.strategy  # callbacks may count steps; Keras runs no groups of them under a strategy
+    asked = 1 if fit.steps_per_execution == "auto" and is_single else fit.steps_per_execution
     state.pace = Pace(asked, steps_per_epoch=steps, num_steps=num_epochs * steps - state.first_step, chosen=state.chosen_steps)
     executions = Executions(state.model, steps_per_epoch=steps, pace=state.pace)
+    validation = _validation_batches(job, rows, epoch)
+    validation_steps = None if validation is None else int(validation.cardinality())
+    if devices.strategy:
+        build_metrics(state.model, batches.element_spec)
     writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, found=state.found)
     with noting_stop() as stop, contextlib.closing(writer):
         callbacks = [
             EpochStart(epoch.assign),
-            StopOnNaN(start.epoch),
+            StopOnNaN(start.epoch, state.logs),
             *state.monitors.values(),
             state.recorder,
             board,
             Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, batch_size=fit.batch_size, start=start),
             Checkpointer(state, writer, fit.checkpoint, board, stop, num_epochs=num_epochs, has_guests=bool(fit.callbacks)),
         ]
-        with telling_memory(fit.batch_size):
+        guests = {name: callback for name, callback in state.monitors.items() if name[0].isdigit()}
+        with telling_guests(guests), telling_memory(fit.batch_size):
             state.model.fit(
-                batches,
-                validation_data=_validation_batches(job, train, validation, epoch),
+                devices.share(batches),
+                validation_data=devices.share(validation, validation_steps),
+                validation_steps=validation_steps,
                 validation_freq=fit.validation_freq,
                 steps_per_epoch=steps,
                 initial_epoch=num_epochs if state.is_stopped else start.epoch,
@@ -382,16 +411,25 @@ def telling_memory(batch_size: int) -> Iterator[None]:
 
     Raises:
         FitError: the device's memory is full.
+        StorageError: the disk is, which TensorFlow tells by the same class.
     """
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        if is_disk_full(error):
+            raise full_disk("TensorBoard's files") from error
         raise FitError(
-            f"the device's memory is full: {error.message.splitlines()[0]}",
+            f"the device's memory is full: {_first_line(error)}.",
             where="fit.batch_size",
             received=str(batch_size),
             remedy=f"Try fit.batch_size: {max(1, batch_size // 2)}, a smaller model, or fit.precision: mixed_bfloat16.",
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What TensorFlow says, without the names of its functions, and the lines about where."""
+    lines = re.sub(r"\{\{.*?\}\}| \[Op:.*", "", str(error)).strip().splitlines()
+    return next((line.strip().rstrip(".") for line in lines if "OOM" in line), lines[0] if lines else type(error).__name__)
 
 
 def _next_batch(start: Position, steps: int) -> Position:
@@ -399,11 +437,11 @@ def _next_batch(start: Position, steps: int) -> Position:
     return start if start.step < steps else Position(start.epoch + 1, 0)
 
 
-def _validation_batches(job: Job, train: RowsSource, validation: RowsSource | None, epoch: tf.Variable) -> tf.data.Dataset | None:
+def _validation_batches(job: Job, rows: _Rows, epoch: tf.Variable) -> tf.data.Dataset | None:
     batch_size = max(job.fit.batch_size, 256)
-    if validation is not None:
-        return read_in_order(validation, batch_size=batch_size)
-    return read_validation(train, batch_size=batch_size, seed=job.seed, epoch=epoch) if train.num_validation else None
+    if rows.validation is not None:
+        return read_in_order(rows.validation, batch_size=batch_size)
+    return read_validation(rows.train, batch_size=batch_size, seed=job.seed, epoch=epoch) if rows.train.num_validation else None
 
 
 def _check_monitors(config: FitConfig, kind: TargetKind) -> None:

@@ -1,5 +1,6 @@
 """Deployment files: Prefect's own YAML, of which refit reads ``parameters.job``; faults are named by line and column."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import yaml
 
 from refit.config import Job, apply_overrides, dotted, find_faults, nearest
-from refit.errors import JobError, RequestError
+from refit.errors import CodeError, JobError, RequestError
 
 # Keys of one deployment. Source: prefect.cli.deploy._core, https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
 DEPLOYMENT_KEYS = frozenset(
@@ -82,6 +83,34 @@ def read_job(path: Path, overrides: Mapping[str, Any] | None = None, *, deployme
     if faults:
         raise JobError(_listing(faults), where=f"{path} with overrides")
     return Job.model_validate(tree)
+
+
+@contextlib.contextmanager
+def telling_place(path: Path, deployment: str | None, overrides: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Say of code that a job names, and that cannot be used, where in the file it is named.
+
+    Args:
+        path: the file.
+        deployment: which one; may be left out where the file has one.
+        overrides: a value that comes from one is told as such.
+
+    Raises:
+        CodeError: with file, line, column and key.
+    """
+    try:
+        yield
+    except CodeError as error:
+        key, colon, rest = error.where.partition(": ")
+        inner = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        origin = _origin(inner, overrides or {})
+        told = origin if origin != key else _parse(path).where((*_job_path(path, deployment), *inner))
+        error.where = f"{path}: {told}{colon}{rest}"
+        raise
+
+
+def _job_path(path: Path, deployment: str | None) -> KeyPath:
+    found = read_deployments(path)
+    return "deployments", found.index(_choose(found, deployment, path)), "parameters", "job"
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -56,6 +56,26 @@ def own_job(layout: Layout, job: str) -> Iterator[None]:
         lock.release()
 
 
+def is_owned(layout: Layout, job: str) -> bool:
+    """Whether a process seems to work on the job; looks only, so that whoever starts in this moment is not kept from it."""
+    owner = _read_owner(layout.job_dir(job))
+    if owner is None:
+        return False
+    if owner.host != socket.gethostname():
+        return time.time() - owner.beat < STALE_SECONDS
+    return owner.boot == _boot_id() and _is_alive(owner.pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
 def _already_running(job: str, owner: OwnerRecord | None) -> AlreadyRunningError:
     who = (
         f"process {owner.pid} on {owner.host}, since {time.strftime('%H:%M:%S UTC', time.gmtime(owner.since))}"

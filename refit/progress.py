@@ -19,11 +19,17 @@ class FitProgress:
     steps_per_epoch: int
     values: dict[str, float]
     examples_per_second: float = 0.0
+    is_stopped: bool = False
 
     @property
     def is_epoch_end(self) -> bool:
         """Whether the epoch's last step is done and its validation too."""
         return self.step == self.steps_per_epoch
+
+    @property
+    def is_fit_end(self) -> bool:
+        """Whether no further epoch follows: all are done, or something stopped the fit early."""
+        return self.is_epoch_end and (self.is_stopped or self.epoch + 1 == self.num_epochs)
 
 
 OnProgress = Callable[[FitProgress], None]

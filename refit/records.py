@@ -387,6 +387,24 @@ class Resumption(Record):
     step: int
 
 
+class Restart(Record):
+    """How a fit that had diverged went on; all count from 0.
+
+    Attributes:
+        diverged_epoch: the epoch in which the loss was not finite.
+        diverged_step: the step of that epoch.
+        epoch: the epoch in which it went on.
+        step: steps that were done there since the fit began.
+        factor: by what the job's learning rate is multiplied from then on.
+    """
+
+    diverged_epoch: int
+    diverged_step: int
+    epoch: int
+    step: int
+    factor: float
+
+
 class FitRecord(Record):
     """A finished fit. ``history`` maps each logged value to one number an epoch."""
 
@@ -396,7 +414,9 @@ class FitRecord(Record):
     validation_epochs: list[int]
     weights_sha256: str
     resumed_at: tuple[Resumption, ...] = ()
+    restarts: tuple[Restart, ...] = ()
     devices: tuple[str, ...]
+    strategy: Literal["mirrored"] | None = None
     examples_per_second: float
     best_checkpoint: str | None = None
     precision: str = "float32"

@@ -61,20 +61,22 @@ def _find_source(module: str) -> Path | None:
 
 
 def check_options(reference: str, options: Mapping[str, Any], *, positional: int) -> None:
-    """Check options against the function's signature as its source has it, without importing it.
+    """Check options against the signature of the function, or class, as its source has it, without importing it.
 
     Args:
-        reference: ``"module:function"``.
+        reference: ``"module:function"`` or ``"module:Class"``.
         options: keyword arguments from the job.
         positional: how many leading parameters refit itself fills.
 
     Raises:
         CodeError: the function is not there, or does not take an option, or needs one that is not given.
     """
-    function = _find_function(reference)
-    if function is None:
-        return  # not a plain function of that module: importing it decides (``refit check --deep``, or the build stage)
-    keywords, required = _keywords(function, positional)
+    found = _find_function(reference)
+    if isinstance(found, ast.ClassDef):
+        found, positional = _constructor(found), positional + 1
+    if found is None:
+        return  # not a plain function or constructor of that module: importing it decides (``refit check --deep``, or the build stage)
+    keywords, required = _keywords(found, positional)
     for option in options:
         if keywords is not None and option not in keywords:
             raise CodeError(f'"{reference}" takes no option "{option}".{nearest(option, keywords)}', where="options")
@@ -97,7 +99,7 @@ def load(reference: str) -> Callable[..., Any]:
         raise CodeError(f'"{module}" cannot be imported: {type(error).__name__}: {error}.', remedy="Mend the module.") from error
     if not callable(found):
         what = "does not exist" if found is None else "is no function"
-        raise CodeError(f'"{attribute}" {what} in {module}.{nearest(attribute, _functions(find_module(reference)))}')
+        raise CodeError(f'"{attribute}" {what} in {module}.{nearest(attribute, _callables(find_module(reference)))}')
     return found  # type: ignore[no-any-return]
 
 
@@ -111,14 +113,17 @@ def source_digest(reference: str) -> str:
     return content.hexdigest()
 
 
-def _find_function(reference: str) -> ast.FunctionDef | None:
+def _find_function(reference: str) -> ast.FunctionDef | ast.ClassDef | None:
     path, name = find_module(reference), reference.partition(":")[2]
-    functions = {node.name: node for node in _top_level(path) if isinstance(node, ast.FunctionDef)}
-    if name in functions:
-        return functions[name]
-    if name not in _bound_names(path):
-        raise CodeError(f'"{name}" does not exist in {reference.partition(":")[0]}.{nearest(name, functions)}')
-    return None
+    found = {node.name: node for node in _top_level(path) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    if name not in found and name not in _bound_names(path):
+        raise CodeError(f'"{name}" does not exist in {reference.partition(":")[0]}.{nearest(name, found)}')
+    return found.get(name)
+
+
+def _constructor(found: ast.ClassDef) -> ast.FunctionDef | None:
+    """The constructor in the class's own body; one that is inherited is for the import to find."""
+    return next((node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
 
 
 def _keywords(function: ast.FunctionDef, positional: int) -> tuple[list[str] | None, list[str]]:
@@ -142,8 +147,9 @@ def _top_level(path: Path) -> list[ast.stmt]:
         ) from error
 
 
-def _functions(path: Path) -> list[str]:
-    return [node.name for node in _top_level(path) if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+def _callables(path: Path) -> list[str]:
+    kinds = ast.FunctionDef | ast.ClassDef
+    return [node.name for node in _top_level(path) if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
 def _bound_names(path: Path) -> set[str]:

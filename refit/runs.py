@@ -7,7 +7,7 @@ import logging
 import platform
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 import refit
 from refit import references
 from refit.config import Job, PythonSource, digest, job_digest, nearest
-from refit.errors import CorruptRecordError, RefitError, RequestError, StorageError, UnknownNameError
+from refit.errors import CodeError, CorruptRecordError, RefitError, RequestError, StorageError, UnknownNameError
+from refit.full_disk import full_disk, is_disk_full
 from refit.ingestion import list_current
 from refit.layout import Layout, RunLayout
 from refit.records import (
@@ -81,15 +82,24 @@ def check_references(job: Job) -> None:
     """See that the code that a job names is allowed, is there, and takes its options; nothing is imported.
 
     Raises:
-        CodeError: it is not.
+        CodeError: it is not; ``where`` is the key in the job.
     """
     if job.model.build:
-        references.check_options(job.model.build, job.model.options, positional=2)
-    for callback in job.fit.callbacks:
-        references.check_options(callback.use, callback.options, positional=0)
-    for source in job.data.sources:
+        _check_reference("model", "build", job.model.build, job.model.options, positional=2)
+    for number, callback in enumerate(job.fit.callbacks):
+        _check_reference(f"fit.callbacks.{number}", "use", callback.use, callback.options, positional=0)
+    for number, source in enumerate(job.data.sources):
         if isinstance(source, PythonSource):
-            references.check_options(source.read, source.options, positional=0)
+            _check_reference(f"data.sources.{number}", "read", source.read, source.options, positional=0)
+
+
+def _check_reference(section: str, key: str, reference: str, options: Mapping[str, Any], *, positional: int) -> None:
+    try:
+        references.check_options(reference, options, positional=positional)
+    except CodeError as error:
+        place = f"{section}.options" if error.where == "options" else f"{section}.{key}"
+        error.where = place if error.where in ("", "options") else f"{place}: {error.where}"
+        raise
 
 
 def inspect_inputs(job: Job, layout: Layout) -> Inputs:
@@ -269,6 +279,10 @@ def recording_failure(run: Run) -> Iterator[None]:
         _end_early(run, "cancelled", error)
         raise
     except Exception as error:
+        if is_disk_full(error):
+            told = full_disk(str(run.paths.root))
+            _end_early(run, "cancelled", told)
+            raise told from error
         _end_early(run, "failed", error)
         raise
     except BaseException as error:
@@ -279,10 +293,13 @@ def recording_failure(run: Run) -> Iterator[None]:
 def _end_early(run: Run, status: Status, error: BaseException) -> None:
     text = str(error) if isinstance(error, RefitError) else f"{type(error).__name__}: {error}"
     try:
-        record = collect(run)
-    except CorruptRecordError:  # the error that ended the run is the one to tell
-        record = read_run(run.layout, run.job.name, run.id)
-    end_run(run.layout, record.model_copy(update={"verdict": None, "reasons": ()}), status, error=text)
+        try:
+            record = collect(run)
+        except CorruptRecordError:  # the error that ended the run is the one to tell
+            record = read_run(run.layout, run.job.name, run.id)
+        end_run(run.layout, record.model_copy(update={"verdict": None, "reasons": ()}), status, error=text)
+    except OSError as lost:  # the record still says that the run is going on, and the next start takes it up
+        _log.warning("the end of run %s cannot be written: %s", run.id, lost.strerror or lost)
 
 
 def write_run(run: Run, record: RunRecord) -> RunRecord:

@@ -50,11 +50,11 @@ def tell_both(show: OnProgress, run: Run, what: str = "fit") -> OnProgress:
     def tell(progress: FitProgress) -> None:
         nonlocal next_time
         show(progress)
-        is_last = progress.epoch + 1 == progress.num_epochs
-        if progress.is_epoch_end and (is_last or time.monotonic() >= next_time):
+        if progress.is_fit_end or (progress.is_epoch_end and time.monotonic() >= next_time):
             next_time = time.monotonic() + _ARTIFACT_SECONDS
-            share = 100 * (progress.epoch + 1) / progress.num_epochs
+            share = 100.0 if progress.is_fit_end else 100 * (progress.epoch + 1) / progress.num_epochs
+            told = f"Epoch {progress.epoch + 1} of {progress.num_epochs}: {describe(progress.values)}"
             with contextlib.suppress(httpx.HTTPError, PrefectException):  # a server that is away is no reason to end a fit
-                update_progress_artifact(artifact, share, description=f"Epoch {progress.epoch + 1}: {describe(progress.values)}")
+                update_progress_artifact(artifact, share, description=told)
 
     return tell

@@ -1,12 +1,15 @@
 """The run's record, its page, and what Prefect shows of it."""
 
 import time
+from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+from refit.headline import Facts, Headline, read_stages, write_headline
 from refit.records import RunRecord
 from refit.runs import Run, complete_run, write_run
+from refit.wording import format_number, spoken
 from tasks.policy import STAGE
 
 
@@ -18,17 +21,22 @@ def report(run: Run) -> RunRecord:
     started = time.perf_counter()
     record = complete_run(run)
     path = reporting.write_report(run.layout, record)
-    create_markdown_artifact(markdown=_summary(record), key=f"verdict-{run.key}", description=f"Run {record.run}")
+    headline = write_headline(Facts(record, read_stages(run.paths)))
+    create_markdown_artifact(markdown=_summary(record, headline, path), key=f"verdict-{run.key}", description=headline.sentence)
     seconds = {**record.seconds, "report": round(time.perf_counter() - started, 3)}
     return write_run(run, record.model_copy(update={"seconds": seconds, "report": run.layout.relative(path)}))
 
 
-def _summary(record: RunRecord) -> str:
-    champion = record.champion.metrics if record.champion else {}
-    rows = [f"| {name} | {value:.4f} | {_number(champion.get(name))} |" for name, value in record.metrics.get("test", {}).items()]
-    lines = [f"# {record.job}: {record.verdict}", "", *(f"- {reason}" for reason in record.reasons), ""]
-    return "\n".join([*lines, "| test metric | candidate | champion |", "|---|---|---|", *rows, "", f"Report: `{record.report}`"])
+def _summary(record: RunRecord, headline: Headline, page: Path) -> str:
+    champion = record.champion if record.champion and record.champion.metrics else None
+    names = ["Test metric", "Candidate", *([f"Version {champion.version}"] if champion else [])]
+    lines = [f"# {record.job}: {headline.badge}", "", *(f"- {reason}" for reason in record.reasons), ""]
+    lines += [_row(names), _row(["---", *["---:"] * (len(names) - 1)])]
+    for metric, value in record.metrics.get("test", {}).items():
+        values = [value, *([champion.metrics.get(metric)] if champion else [])]
+        lines.append(_row([spoken(metric), *map(format_number, values)]))
+    return "\n".join([*lines, "", f"Run `{record.run}`, report `{page}`"])
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

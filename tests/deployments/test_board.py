@@ -35,7 +35,7 @@ def test_it_shows_runs_until_ctrl_c(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 0
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below), seconds=10, what="TensorBoard is gone")
-    assert f"http://{HOST}:{port}/" in (tmp_path / "log").read_text()
+    assert f"http://{HOST}:{port}/?smoothing=0" in (tmp_path / "log").read_text()
 
 
 def is_open(port: int) -> bool:

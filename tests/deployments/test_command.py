@@ -127,6 +127,19 @@ def test_two_faults_are_told_together(refit, job_file):
     check_failed(done, 2, "3 faults", "epoch", "fit.batch_size", "seed")
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_code_that_cannot_be_used_is_told_with_line_and_column(command, refit, job_file):
+    path = job_file(fit={"callbacks": [{"use": "models.dense:build_model"}, {"use": "models.mine:Watch"}]})
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "models.dense:" in text)
+    check_failed(refit(command, path), 2, f"{path}: line {line}, column", "fit.callbacks.0.options", "needs the options features, target")
+
+
+def test_code_that_an_override_names_is_told_as_the_overrides(refit, job_file):
+    path = job_file()
+    done = refit("run", path, "--set", "model.options={units: 3}")
+    check_failed(done, 2, f"{path}: override model.options: ", 'takes no option "units"')
+
+
 def test_a_missing_file_is_told(refit, tmp_path):
     check_failed(refit("check", tmp_path / "nowhere.yaml"), 2, "nowhere.yaml", "there is no such file")
 

@@ -193,7 +193,7 @@ def test_a_stage_that_fails_ends_the_run_by_name_and_the_next_start_begins_anew(
     broken = job.model_copy(update={"fit": job.fit.model_copy(update={"batch_size": 10_000})})
     state, error = run_flow(broken)
     assert state.is_failed()
-    assert "fewer than a batch of 10000" in str(error)
+    assert "fewer than a batch of 10,000" in str(error)
     (failed,) = layout.runs("sizes")
     record = read_run(layout, "sizes", failed)
     assert (record.status, record.verdict, record.error) == ("failed", None, str(error))

@@ -93,9 +93,12 @@ WHOLE = {
         "max_minutes": 90.0,
         "initial_weights": "base.weights.h5",
         "callbacks": [{"use": "models.taxi:Watch", "options": {"days": 3}}],
+        "on_divergence": {"restarts": 3, "factor": 0.1},
         "validation_freq": 2,
         "steps_per_execution": 8,
         "precision": "mixed_bfloat16",
+        "devices": "auto",
+        "deterministic": False,
         "jit_compile": False,
     },
     "batches": {"engine": "resident", "memory_mb": 512, "window_rows": 65_536, "drop_remainder": True, "sample": 0.5},
@@ -231,6 +234,24 @@ def test_the_path_of_a_feature_that_is_named_like_its_kind_is_whole() -> None:
     assert 'Did you mean "scale"?' in found["features.image.scal"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("fit.decay", {"kind": "cosin"}, {"fit.decay.kind": 'there is no kind "cosin". Did you mean "cosine"? Known: constant, step, '}),
+        ("fit.decay", {"factor": 0.1}, {"fit.decay.kind": "this key is required."}),
+        ("fit.decay", "cosine", {"fit.decay": "Input should be a mapping of keys to values. Received: 'cosine'."}),
+        ("fit.optimizer", "sgd", {"fit.optimizer": "Input should be a mapping of keys to values. Received: 'sgd'."}),
+        ("fit.steps_per_execution", 0, {"fit.steps_per_execution": "be 'auto'; or Input should be greater than 0. Received: 0."}),
+        ("fit.class_weight", {"1": "x"}, {"fit.class_weight": "Input should be 'balanced'", "fit.class_weight.1": "valid number"}),
+        ("data.sources.0.kind", "cvs", {"data.sources.0.kind": 'Did you mean "csv"?'}),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_told_in_the_words_of_the_job(key, value, told) -> None:
+    found = {dotted(fault.path): fault.message for fault in find_faults(apply_overrides(LEAST, {key: value}))}
+    assert found.keys() == told.keys()
+    assert all(text in found[where] for where, text in told.items())
+
+
 def test_all_faults_are_found_together() -> None:
     with pytest.raises(JobError) as caught:
         parse_job(LEAST, {"fit.epochs": 0, "split.tset": 0.1, "seed": -1, "name": "../x"})
@@ -311,7 +332,7 @@ def test_a_bound_that_is_no_number_is_refused() -> None:
         ({"model__build": "models/dense.py"}, "match pattern"),
         ({"model__build": "models.dense:build_model()"}, "match pattern"),
         ({"data__sources": []}, "at least 1 item"),
-        ({"data__sources__0__kind": "excel"}, "'csv', 'parquet', 'json', 'images', 'idx', 'sql', 'python'"),
+        ({"data__sources__0__kind": "excel"}, "Known: csv, parquet, json, images, idx, sql, python."),
         ({"data__sources": [{"kind": "images", "path": "a"}]}, "decoded images have one shape"),
         ({"data__sources": [{"kind": "images", "path": "a", "store": "encoded", "resize": True, "shape": [1, 1, 1]}]}, "leave resize out"),
         ({"data__sources": [{"kind": "csv", "path": "s3://key:secret@bucket/x"}]}, "credentials do not belong into a job"),

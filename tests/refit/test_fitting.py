@@ -210,7 +210,7 @@ def test_something_else_than_a_callback_is_told(tmp_path):
 
 def test_a_diverging_fit_ends_with_epoch_and_step(tmp_path):
     job = small_job("value", epochs=3, optimizer={"name": "sgd", "learning_rate": 1e30})
-    with pytest.raises(FitError, match=r"the loss is (nan|inf) in epoch \d+, step \d+; the last finite one was [\d.e+-]+\.") as failure:
+    with pytest.raises(FitError, match=r"loss is (nan|inf) in epoch \d+, step \d+; the last finite values were loss [\d.e+-]+") as failure:
         run_fit(job, tmp_path)
     assert "learning_rate" in failure.value.remedy
     assert not RunLayout(tmp_path).weights.exists()
@@ -285,6 +285,15 @@ def test_progress_is_told_at_the_end_of_every_epoch(tmp_path):
     assert places == sorted(places)
 
 
+def test_progress_says_which_epoch_was_the_last(tmp_path):
+    told = []
+    job = small_job(epochs=30, early_stopping={"patience": 1, "min_delta": 1e9})
+    run_fit(job, tmp_path, on_progress=told.append)
+    assert [progress.is_fit_end for progress in told if progress.is_epoch_end][-1]
+    assert sum(progress.is_fit_end for progress in told) == 1
+    assert told[-1].epoch + 1 < told[-1].num_epochs
+
+
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
     job = small_job(epochs=3)
@@ -321,6 +330,17 @@ def test_tensorboard_holds_the_learning_rate_of_every_step(board):
     rates = scalars(events["train"], "batch_learning_rate")
     assert sorted(rates) == list(range(3 * STEPS))
     assert set(rates.values()) == {np.float32(job.fit.optimizer.rate)}
+
+
+def test_tensorboard_shows_the_graph_of_the_model(board):
+    _, _, events = board
+    names = {node.name.split("/")[0] for node in events["train"].Graph().node}
+    assert any("dense" in name for name in names), names
+
+
+def test_tensorboard_holds_each_value_of_the_validation_once(board):
+    _, _, events = board
+    assert set(events["validation"].Tags()["tensors"]) == {"epoch_loss", "epoch_accuracy", "epoch_auc"}
 
 
 def test_tensorboard_holds_the_job_as_it_was(board):

@@ -16,7 +16,7 @@ import pytest
 from refit import ownership
 from refit.errors import AlreadyRunningError, RequestError
 from refit.layout import Layout
-from refit.ownership import STALE_SECONDS, OwnerRecord, own_job
+from refit.ownership import STALE_SECONDS, OwnerRecord, is_owned, own_job
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = """
@@ -128,6 +128,21 @@ def test_a_stale_heartbeat_of_another_host_does_not_count(layout) -> None:
 def test_a_fresh_heartbeat_of_this_host_without_the_lock_does_not_count(layout) -> None:
     write_owner(layout, host=socket.gethostname(), age=0)
     ensure_free(layout, "job")
+
+
+def test_whether_somebody_works_on_a_job_is_seen_without_touching_the_lock(layout) -> None:
+    assert not is_owned(layout, "job")
+    with owner_process(layout.home) as process:
+        assert process.stdout.readline() == "owned\n"
+        assert is_owned(layout, "job")
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert (layout.job_dir("job") / "owner.json").exists()
+    assert not is_owned(layout, "job")
+    write_owner(layout, host="elsewhere", age=STALE_SECONDS / 2)
+    assert is_owned(layout, "job")
+    write_owner(layout, host="elsewhere", age=STALE_SECONDS + 1)
+    assert not is_owned(layout, "job")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"host": 3}'])

@@ -123,9 +123,23 @@ def test_an_option_cannot_be_given_to_a_positional_only_parameter(package) -> No
         check_options("package_of_a_test.code:positional", {"units": 1}, positional=2)
 
 
+def test_the_options_of_a_class_are_those_of_its_constructor(package) -> None:
+    with (package / "code.py").open("a") as file:
+        file.write("class Watch:\n    def __init__(self, every, *, name='w'): ...\n")
+    check_options("package_of_a_test.code:Watch", {"every": 3, "name": "x"}, positional=0)
+    with pytest.raises(CodeError, match=r'takes no option "evry". Did you mean "every"'):
+        check_options("package_of_a_test.code:Watch", {"evry": 3}, positional=0)
+    with pytest.raises(CodeError, match="needs the option every"):
+        check_options("package_of_a_test.code:Watch", {}, positional=0)
+    with pytest.raises(CodeError, match='takes no option "self"'):
+        check_options("package_of_a_test.code:Watch", {"self": 3}, positional=0)
+
+
 def test_a_missing_function_gets_a_suggestion(package) -> None:
     with pytest.raises(CodeError, match=r'"bild" does not exist in package_of_a_test.code. Did you mean "build"'):
         check_options("package_of_a_test.code:bild", {}, positional=2)
+    with pytest.raises(CodeError, match='Did you mean "Reader"'):
+        check_options("package_of_a_test.code:Readr", {}, positional=0)
 
 
 @pytest.mark.parametrize("name", ["Reader", "CONSTANT", "shell", "lambda_"])

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from refit.checkpoints import remove_checkpoints
+from refit.errors import CodeError
 from refit.fitting import fit_model
 from refit.layout import RunLayout
 from refit.progress import FitProgress, ignore_progress
@@ -308,7 +309,7 @@ def test_a_fit_that_was_stopped_within_an_epoch_still_ends_that_epoch(tmp_path, 
     callbacks = [{"use": f"tests.refit.test_resume:{name}"} for name in ("Stopper", "Slow")]
     expected = fit_digits(tmp_path / "undisturbed", callbacks=callbacks)
     monkeypatch.setattr("tests.refit.test_resume.Slow.epoch", 2)
-    with pytest.raises(InterruptedFitError):
+    with pytest.raises(CodeError, match=r'Slow" failed in on_test_batch_end: InterruptedFitError'):
         fit_digits(tmp_path / "run", callbacks=callbacks)
     monkeypatch.setattr("tests.refit.test_resume.Slow.epoch", None)
     found = fit_digits(tmp_path / "run", callbacks=callbacks)

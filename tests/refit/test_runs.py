@@ -1,5 +1,6 @@
 """A run is adopted or begun, skipped where nothing changed, found by the name that a person gives, and always ended by name."""
 
+import errno
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ import pytest
 
 from refit import references
 from refit.config import Job, parse_job
-from refit.errors import CodeError, RequestError, SourceError, UnknownNameError
+from refit.errors import CodeError, RequestError, SourceError, StorageError, UnknownNameError
 from refit.layout import Layout
 from refit.records import PublishRecord, RunRecord, SplitRecord
 from refit.references import CODE_VARIABLE
@@ -137,6 +138,21 @@ def test_options_of_the_builder_are_checked(job) -> None:
 def test_options_of_a_source_are_checked(job) -> None:
     with pytest.raises(CodeError, match="needs the options features, target"):
         check_references(changed(job, data__sources=[{"kind": "python", "read": "runs_of_a_test.net:build"}]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"model__options": {"unit": 1}}, "model.options"),
+        ({"model__build": "runs_of_a_test.net:bild"}, "model.build"),
+        ({"fit__callbacks": [{"use": "os:system"}]}, "fit.callbacks.0.use"),
+        ({"data__sources": [{"kind": "python", "read": "runs_of_a_test.net:build"}]}, "data.sources.0.options"),
+    ],
+)
+def test_code_that_cannot_be_used_is_told_with_its_key(job, changes, where) -> None:
+    with pytest.raises(CodeError) as refused:
+        check_references(changed(job, **changes))
+    assert refused.value.where == where
 
 
 def test_versions_of_what_counts_are_known_without_importing_it() -> None:
@@ -320,6 +336,29 @@ def test_whatever_ends_a_run_early_is_written_into_its_record(job, layout, error
     assert (record.status, record.error, record.verdict, record.reasons) == (status, text, None, ())
     assert record.ended
     assert "publish" in collect(run).seconds
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("saved_model/variables: No space left on device")]
+)
+def test_a_full_disk_in_any_stage_leaves_a_run_that_goes_on(job, layout, error) -> None:
+    run, _ = adopt_or_begin(job, layout)
+    with pytest.raises(StorageError, match="the disk is full"), recording_failure(run):
+        raise error
+    assert read_run(layout, "job", run.id).status == "cancelled"
+    assert find_unfinished(layout, "job").run == run.id
+
+
+def test_an_error_is_told_also_where_the_record_cannot_say_so_and_the_run_goes_on(job, layout, caplog) -> None:
+    run, _ = adopt_or_begin(job, layout)
+    with pytest.raises(StorageError), recording_failure(run):  # noqa: PT012 -- the disk fills up before the error
+        away = run.paths.root.rename(layout.home / "away")
+        run.paths.root.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert f"the end of run {run.id} cannot be written" in caplog.text
+    run.paths.root.unlink()
+    away.rename(run.paths.root)
+    assert find_unfinished(layout, "job").run == run.id
 
 
 def test_a_block_that_ends_well_leaves_the_record_alone(job, layout) -> None:
