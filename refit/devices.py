@@ -6,7 +6,7 @@ as it has, and gradients are summed before they are clipped or accumulated.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,22 @@ def _cut(batch: Any, count: int) -> tf.data.Dataset:  # noqa: ANN401 -- tensors
         return tf.nest.map_structure(lambda values: values[rows], batch)
 
     return tf.data.Dataset.range(count).map(part)
+
+
+@contextlib.contextmanager
+def releasing(model: keras.Model) -> Iterator[None]:
+    """After the block the memory of a model's variables, its optimizer's and its metrics' is free; nothing can be done with it then.
+
+    Functions that TensorFlow has traced keep their variables for as long as the process lives, model or not.
+
+    Source: https://github.com/keras-team/tf-keras/issues/286
+    """
+    try:
+        yield
+    finally:
+        for variable in (*model.variables, *model.optimizer.variables, *model.metrics_variables):
+            for held in getattr(variable.value, "values", [variable.value]):  # one on each device
+                tf.raw_ops.AssignVariableOp(resource=held.handle, value=tf.zeros([0], held.dtype), validate_shape=False)
 
 
 # ---- what is shared

@@ -23,7 +23,7 @@ from refit.batches import Position, RowsSource, read_batches, read_in_order, rea
 from refit.callbacks import EpochStart, Recorder, Reporter, StopOnNaN, TimeBudget
 from refit.checkpoints import Checkpoint, CheckpointWriter, read_newest, telling_disk
 from refit.config import FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
-from refit.devices import ONE_DEVICE, Devices, build_metrics, choose_devices, shared_loss, summing_optimizer
+from refit.devices import ONE_DEVICE, Devices, build_metrics, choose_devices, releasing, shared_loss, summing_optimizer
 from refit.divergence import Restarts, lower_rate, turn_back
 from refit.errors import CodeError, DivergedError, FitError, JobError
 from refit.event_files import Board
@@ -246,23 +246,27 @@ def _fit_from(
         load_initial_weights(model, Path(job.fit.initial_weights))
     with devices.scope():
         model.optimizer.build(model.trainable_variables)
-    state = FitState(
-        model,
-        _monitors(job.fit, is_validated=rows.validation is not None or bool(rows.train.num_validation)),
-        Recorder(),
-        belongs_to=belongs_to,
-        steps_per_epoch=count_steps(rows.train.num_rows, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
-        events_dir=run.tensorboard_dir,
-        found=found,
-        restarts=restarts,
-    )
-    state.restore_variables()
-    started = time.perf_counter()
-    best = _call_fit(state, job, rows, run, num_epochs, devices, on_progress)
-    seconds = time.perf_counter() - started
-    if devices.strategy:
-        model = _copy_to_one(model, job, rows.plan)
-    _save(model, run)
+    with releasing(model):
+        state = FitState(
+            model,
+            _monitors(job.fit, is_validated=rows.validation is not None or bool(rows.train.num_validation)),
+            Recorder(),
+            belongs_to=belongs_to,
+            steps_per_epoch=count_steps(rows.train.num_rows, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
+            events_dir=run.tensorboard_dir,
+            found=found,
+            restarts=restarts,
+        )
+        state.restore_variables()
+        started = time.perf_counter()
+        best = _call_fit(state, job, rows, run, num_epochs, devices, on_progress)
+        seconds = time.perf_counter() - started
+        if devices.strategy:
+            copy = _copy_to_one(model, job, rows.plan)
+            with releasing(copy):
+                content = _save(copy, run)
+        else:
+            content = _save(model, run)
     history = state.recorder.history
     trained = len(history["loss"]) * state.steps_per_epoch - state.first_step
     return FitRecord(
@@ -270,7 +274,7 @@ def _fit_from(
         best_epoch=_best_epoch(state.monitors),
         history=history,
         validation_epochs=state.recorder.validation_epochs,
-        weights_sha256=weights_sha256(model),
+        weights_sha256=content,
         resumed_at=state.resumed_at,
         restarts=state.restarts,
         devices=devices.names,
@@ -468,13 +472,15 @@ def _write_text(folder: Path, job: Job) -> None:
     writer.close()
 
 
-def _save(model: keras.Model, run: RunLayout) -> None:
+def _save(model: keras.Model, run: RunLayout) -> str:
+    """Write weights and model; returns the weights' digest."""
     with telling_disk(run.model_dir, "the fitted model"):
         run.model_dir.mkdir(parents=True, exist_ok=True)
         for left in run.model_dir.glob(f"{_SAVING}*"):
             shutil.rmtree(left)
         for path, save in ((run.weights, model.save_weights), (run.keras_model, model.save)):
             _save_aside(path, save)
+    return weights_sha256(model)
 
 
 def _save_aside(path: Path, save: Callable[[str], None]) -> None:

@@ -1,6 +1,9 @@
 """The fit: the same each time, by the schedule that the job names, with the best weights and everything in TensorBoard."""
 
+import gc
 import math
+import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -348,3 +351,19 @@ def test_tensorboard_holds_the_job_as_it_was(board):
     (event,) = events["train"].Tensors("job")
     text = event.tensor_proto.string_val[0].decode()
     assert yaml.safe_load("\n".join(line[4:] for line in text.splitlines())) == job.model_dump(mode="json")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_fit_leaves_no_memory_behind(tmp_path):
+    held_by_one = 3 * 4 * 2000 * 2000  # weights and Adam's two moments
+    job = small_job(epochs=1, optimizer={"name": "adam"})
+    job = job.model_copy(update={"model": job.model.model_copy(update={"options": {"hidden_units": [2000, 2000]}})})
+
+    def fit_again(number):
+        run_fit(job, tmp_path / str(number))
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    held = [fit_again(number) for number in range(6)]
+    assert held[5] - held[1] < 2 * held_by_one, held  # it would be four times as much, and what is free is not given back at once

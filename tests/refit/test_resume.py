@@ -306,6 +306,7 @@ def stop(*_):
 
 
 def test_a_fit_that_was_stopped_within_an_epoch_still_ends_that_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("refit.checkpoints.CheckpointWriter.is_writing", False)  # each checkpoint is waited for
     callbacks = [{"use": f"tests.refit.test_resume:{name}"} for name in ("Stopper", "Slow")]
     expected = fit_digits(tmp_path / "undisturbed", callbacks=callbacks)
     monkeypatch.setattr("tests.refit.test_resume.Slow.epoch", 2)
