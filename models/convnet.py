@@ -1,9 +1,11 @@
 """A small convolutional network for images: blocks of convolution and pooling, then one hidden layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 
+from models.augmentation import augment
+from models.options import check_counts, check_not_negative, check_share, check_widths
 from refit.features import Features, Target
 
 
@@ -18,8 +20,11 @@ def build_model(
     l2: float = 0.0,
     flip: bool = False,
     shift: float = 0.0,
+    crop: float = 0.0,
     rotation: float = 0.0,
     zoom: float = 0.0,
+    contrast: float = 0.0,
+    cutout: float = 0.0,
 ) -> keras.Model:
     """Build a convolutional network over all image features and the vector of the others.
 
@@ -31,19 +36,24 @@ def build_model(
         hidden_units: width of the layer before the output.
         dropout: share of activations dropped before and after the hidden layer, in training only.
         l2: factor of the squared weights in the loss.
-        flip: mirror images left to right at random, in training only, as the three below.
+        flip: mirror images left to right at random; this and the six below in training only, see ``models.augmentation``.
         shift: move images by up to this share of their height and width.
+        crop: pad images with zeros by this share and cut the old size out at random.
         rotation: turn images by up to this share of a full turn.
         zoom: enlarge or shrink images by up to this share.
+        contrast: stretch or press the contrast by up to this share.
+        cutout: set a square with this share of height and width to zero.
     """
     if not features.images:
         raise ValueError("models.convnet needs an image feature; for tables take models.dense")
+    check_widths(1, filters=filters)
+    check_counts(kernel_size=kernel_size, hidden_units=hidden_units)
+    check_share(dropout=dropout)
+    check_not_negative(l2=l2)
     regularizer = keras.regularizers.L2(l2) if l2 else None
     branches = []
     for image in features.images.values():
-        x = image
-        for layer in _augmentation(flip=flip, shift=shift, rotation=rotation, zoom=zoom):
-            x = layer(x)
+        x = augment(image, flip=flip, shift=shift, crop=crop, rotation=rotation, zoom=zoom, contrast=contrast, cutout=cutout)
         for width in filters:
             x = keras.layers.Conv2D(width, kernel_size, padding="same", use_bias=False, kernel_regularizer=regularizer)(x)
             x = keras.layers.BatchNormalization(momentum=0.9)(x)
@@ -57,14 +67,3 @@ def build_model(
     x = keras.layers.Dense(hidden_units, activation="relu", kernel_regularizer=regularizer)(x)
     x = keras.layers.Dropout(dropout)(x)
     return keras.Model(features.inputs, target.head(x), name="convnet")
-
-
-def _augmentation(*, flip: bool, shift: float, rotation: float, zoom: float) -> Iterator[keras.layers.Layer]:
-    if flip:
-        yield keras.layers.RandomFlip("horizontal")
-    if shift:
-        yield keras.layers.RandomTranslation(shift, shift, fill_mode="nearest")
-    if rotation:
-        yield keras.layers.RandomRotation(rotation, fill_mode="nearest")
-    if zoom:
-        yield keras.layers.RandomZoom(zoom, fill_mode="nearest")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from models.options import check_not_negative, check_share, check_widths
 from refit.features import Features, Target
 
 
@@ -30,6 +31,9 @@ def build_model(
         l2: factor of the squared weights in the loss.
         batch_norm: normalise each hidden layer before its activation.
     """
+    check_widths(hidden_units=hidden_units)
+    check_share(dropout=dropout)
+    check_not_negative(l1=l1, l2=l2)
     x = features.vector()
     for units in hidden_units:
         x = keras.layers.Dense(units, use_bias=not batch_norm, kernel_regularizer=keras.regularizers.L1L2(l1, l2))(x)
