@@ -79,15 +79,17 @@ def job_for(builder, options, kind, shape, **fit):
 
 
 def cases():
-    """Every shape and every set of options of each builder, each with a kind of target; not their product.
+    """Every shape and every set of options of each builder, each with a kind of target; not their product. All but one of each are slow.
 
     A regression is left out where the builder leaves the last layer to ``target.head``, and the kinds have shown the rest.
     """
-    for builder, (shapes, options) in CASES.items():
+    for place, (builder, (shapes, options)) in enumerate(CASES.items()):
         kinds = ["binary", "classes", "regression"] if builder in OWN_HEADS or len(options) > 2 else ["binary", "classes"]
         for number, kind in enumerate(kinds):
             picked, shape = options[number % len(options)], shapes[number % len(shapes)]
-            yield pytest.param(builder, picked, kind, shape, id=f"{builder.removeprefix('models.').partition(':')[0]}-{kind}-{shape}")
+            name = f"{builder.removeprefix('models.').partition(':')[0]}-{kind}-{shape}"
+            marks = () if number == place % len(kinds) else pytest.mark.slow
+            yield pytest.param(builder, picked, kind, shape, id=name, marks=marks)
 
 
 @pytest.fixture(scope="module")

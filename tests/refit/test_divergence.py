@@ -76,7 +76,7 @@ class InterruptedFitError(Exception):
     """What stops a fit here."""
 
 
-@pytest.mark.parametrize("epochs_later", [0, 3])
+@pytest.mark.parametrize("epochs_later", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_interrupted_afterwards_it_goes_on_as_it_was_going(epochs_later, recovered, tmp_path):
     job = growing_job(on_divergence={"restarts": 9, "factor": 0.1})
     last = recovered[0].restarts[-1]
