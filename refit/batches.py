@@ -5,7 +5,7 @@ Neither has a shuffle buffer or hidden state, so that any batch of any epoch can
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import tensorflow as tf
 from refit.assignments import NO_SIDE, SIDE_CODES, TRAIN, VALIDATION, Sides, threshold
 from refit.config import BatchesConfig, Feature, ImageFeature, Job
 from refit.errors import DataError, JobError
-from refit.features import encode_labels, fit_plans, plan_image, plan_target, resolve_features
+from refit.feature_plans import ConstantColumnError, encode_labels, fit_plans, plan_crosses, plan_image, plan_target, resolve_features
 from refit.layout import Layout
 from refit.memory import available_bytes
 from refit.packing import Packing, plan_packing
@@ -65,7 +65,7 @@ def plan_batches(job: Job, snapshot: SnapshotRecord, layout: Layout, sides: Side
         SourceError: a shard is missing or damaged.
     """
     check_digests(snapshot, layout)
-    features = tuple(_plan_feature(job, snapshot, name, feature, read) for name, feature in resolve_features(job, snapshot).items())
+    features = tuple(_plan_features(job, snapshot, read))
     labels = read("train", [job.target.column]).table[job.target.column]
     target = plan_target(job, snapshot, labels)
     _check_weights(job, snapshot, read)
@@ -82,6 +82,7 @@ def plan_batches(job: Job, snapshot: SnapshotRecord, layout: Layout, sides: Side
         steps_per_epoch=count_steps(num_train, job.fit.batch_size, drop_remainder=job.batches.drop_remainder),
         elements={field.name: field.element for field in packing.fields},
         features=features,
+        crosses=plan_crosses(job),
         target=target,
         num_train=num_train,
         num_validation=num_validation,
@@ -108,6 +109,26 @@ def _check_images(snapshot: SnapshotRecord, layout: Layout, features: Sequence[F
     """
     for name, count in count_missing(snapshot, layout, [plan.name for plan in features if plan.kind == "image"]).items():
         raise DataError(f'{count:,} values of "{name}" are missing, a tensor column has none.', remedy="Filter them: data.where.")
+
+
+def _plan_features(job: Job, snapshot: SnapshotRecord, read: ReadColumns) -> Iterator[FeaturePlan]:
+    """Features with their statistics; a column that does not vary is left out where nobody has asked for it.
+
+    Raises:
+        DataError: none is left.
+    """
+    num_left_out = 0
+    resolved = resolve_features(job, snapshot)
+    for name, feature in resolved.items():
+        try:
+            yield _plan_feature(job, snapshot, name, feature, read)
+        except ConstantColumnError as error:
+            if job.features is not None:
+                raise
+            num_left_out += 1
+            _log.warning("%s It is left out", error.what)
+    if num_left_out == len(resolved):
+        raise DataError("no column varies in the train split: there is nothing to predict from.", where="features")
 
 
 def _plan_feature(job: Job, snapshot: SnapshotRecord, name: str, feature: Feature, read: ReadColumns) -> FeaturePlan:

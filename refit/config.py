@@ -243,16 +243,30 @@ class DriftConfig(Section):
 
 
 class NumericFeature(Section):
-    """A number, standardised with the train split's mean and deviation; a missing value becomes the mean, and says so."""
+    """A number, scaled by statistics of the train split; a missing value becomes a usual one, and says so."""
 
-    kind: Literal["numeric"] = Field(description="A number; standardised.")
+    kind: Literal["numeric"] = Field(description="A number.")
+    scale: Literal["standard", "robust", "bins", "none"] = Field(
+        "standard",
+        description="standard: by mean and deviation; robust: by median and quartiles; bins: one-hot, as many rows in each bin; none: as it is.",
+    )
+    log: bool = Field(False, description="Take sign(x) log(1 + |x|) first: for amounts with a long tail.")
+    clip: float | None = Field(None, gt=0, description="Scaled values beyond it, on either side, become it.")
+    bins: int = Field(16, ge=2, le=1000, description="How many bins, where scale is bins; equal bounds are joined.")
+    fill: Literal["mean", "median"] | float | None = Field(
+        None, description="What a missing value becomes; by default the mean, or the median where scale is robust."
+    )
 
 
 class CategoryFeature(Section):
-    """One of a set of strings or integers, one-hot encoded; rare and unseen values share a token, missing has its own."""
+    """One of a set of strings or integers; rare and unseen values share a token, missing has its own."""
 
     kind: Literal["category"] = Field(description="One of a set of strings or integers.")
     max_tokens: int = Field(1000, ge=1, description="At most so many values, by frequency in the train split; the rest are unseen.")
+    min_count: int = Field(1, ge=1, description="Values with fewer rows in the train split count as unseen.")
+    hash_bins: int | None = Field(None, ge=2, description="Hash values into so many bins in place of a vocabulary: for very many values.")
+    encoding: Literal["one_hot", "embedding"] = Field("one_hot", description="How a value becomes numbers; an embedding is learned.")
+    dimension: int | None = Field(None, ge=1, description="Width of the embedding; by default 1.6 v^0.56 for v values, at most 64.")
 
 
 class ImageFeature(Section):
@@ -260,9 +274,56 @@ class ImageFeature(Section):
 
     kind: Literal["image"] = Field(description="An image of fixed shape [height, width, channels].")
     scale: float | None = Field(None, gt=0, description="Factor applied to every value; by default 1/255 for bytes and 1 for floats.")
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="[height, width] that the model sees; by default the stored ones."
+    )
+    color: Literal["grey", "rgb"] | None = Field(None, description="Channels that the model sees; by default the stored ones.")
 
 
-Feature = Annotated[NumericFeature | CategoryFeature | ImageFeature, Field(discriminator="kind")]
+class TextFeature(Section):
+    """Words or characters of a text, by a vocabulary of the train split."""
+
+    kind: Literal["text"] = Field(description="A text.")
+    encoding: Literal["tf_idf", "binary", "count", "sequence"] = Field(
+        "tf_idf", description="A bag of tokens with a weight each, or the sequence of their numbers."
+    )
+    split: Literal["words", "characters"] = Field("words", description="What a token is.")
+    ngrams: int = Field(2, ge=1, le=5, description="Runs of so many tokens count as tokens too; not for sequences.")
+    max_tokens: int = Field(20_000, ge=2, description="At most so many tokens, by frequency in the train split.")
+    min_count: int = Field(2, ge=1, description="Tokens that occur less often in the train split are unseen.")
+    length: int = Field(200, ge=1, description="Tokens of a sequence; longer texts are cut.")
+
+
+class VectorFeature(Section):
+    """Numbers of a fixed count a row."""
+
+    kind: Literal["vector"] = Field(description="A tensor column of one dimension.")
+    scale: Literal["standard", "none"] = Field("standard", description="standard: each by its mean and deviation; none: as they are.")
+
+
+TimePart = Literal["minute", "hour", "weekday", "day", "month", "year_day"]
+
+
+class TimestampFeature(Section):
+    """A date or a moment."""
+
+    kind: Literal["timestamp"] = Field(description="A date or a moment.")
+    parts: list[TimePart] = Field(["hour", "weekday", "year_day"], description="Each as a point on a circle: its sine and cosine.")
+    elapsed: bool = Field(False, description="Also the time since 1970, standardised; what is later than the train split lies outside.")
+
+
+class CrossFeature(Section):
+    """Combinations of categories, hashed and one-hot encoded."""
+
+    kind: Literal["cross"] = Field(description="Combinations of categories.")
+    of: list[str] = Field(min_length=2, max_length=4, description="Features of kind category.")
+    bins: int = Field(1024, ge=2, description="How many bins the combinations are hashed into.")
+
+
+Feature = Annotated[
+    NumericFeature | CategoryFeature | ImageFeature | TextFeature | VectorFeature | TimestampFeature | CrossFeature,
+    Field(discriminator="kind"),
+]
 TargetKind = Literal["binary", "classes", "regression"]
 
 
@@ -869,7 +930,7 @@ class Job(Section):
     name: Name = Field(description="Name of the job and of the model that it publishes.")
     data: DataConfig = Field(description="Where rows come from.")
     features: dict[str, Feature] | None = Field(
-        None, description="Inputs of the model by column; by default every column but target and key."
+        None, description="Inputs of the model by column, crosses by a name of their own; by default every column but target and key."
     )
     target: TargetConfig = Field(description="What is predicted.")
     drift: DriftConfig = Field(DriftConfig(), description="How far new rows may differ from the champion's.")
@@ -880,6 +941,11 @@ class Job(Section):
     gate: GateConfig = Field(GateConfig(), description="What it must prove.")
     export: ExportConfig = Field(ExportConfig(), description="What is kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, dropout and the order of rows.")
+
+    @property
+    def feature_columns(self) -> dict[str, Feature]:
+        """The features that are columns, where any are declared."""
+        return {name: feature for name, feature in (self.features or {}).items() if not isinstance(feature, CrossFeature)}
 
     @property
     def dataset(self) -> str:
@@ -907,9 +973,25 @@ def _column_faults(job: Job) -> Iterable[str]:
         yield f"with k_fold the last fit has no validation rows: fit.decay cannot monitor {job.fit.decay.monitor}; choose loss"
     if job.target.column in (job.split.group, job.split.column):
         yield f'the target "{job.target.column}" cannot say on which side a row is'
+    yield from _cross_faults(job)
     named = [*job.data.columns, *job.data.derive, *(job.features or {}), job.target.column]
     for column in dict.fromkeys(c for c in named if c.startswith(RESERVED_PREFIX)):
         yield f'"{column}": names that begin with "_" are kept for refit\'s own columns'
+
+
+def _cross_faults(job: Job) -> Iterable[str]:
+    features = job.features or {}
+    categories = [name for name, feature in features.items() if isinstance(feature, CategoryFeature)]
+    for name, feature in features.items():
+        if isinstance(feature, CrossFeature):
+            wrong = [part for part in feature.of if part not in categories]
+            known = ", ".join(categories) or "none"
+            if wrong:
+                yield f'features.{name}.of names "{wrong[0]}", which is no feature of kind category (those are: {known})'
+            elif len(set(feature.of)) < len(feature.of):
+                yield f"features.{name}.of names a feature twice"
+    if features and not job.feature_columns:
+        yield "features must name at least one column: a cross is none"
 
 
 def digest(value: object) -> str:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from refit.export import raw_columns
-from refit.features import encode_labels
+from refit.feature_plans import encode_labels
 from refit.layout import Layout, RunLayout
 from refit.metrics import compute_metrics
 from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan

@@ -1,149 +1,26 @@
-"""Features and target: inferred where the job is silent, fitted on the train split, and turned into one Keras graph.
+"""What builders receive: one Keras graph from raw columns to encoded tensors, so that what serves is what was trained.
 
-The graph goes from raw columns to encoded tensors, so that what serves is what was trained. Statistics are constants in
-the layers, taken from one pass over the train split; ``fit_plans`` accepts nothing else.
+Statistics are constants in the layers (``refit.feature_plans``). Layers compute in float32 whatever the policy is: raw numbers
+would lose their last digits in bfloat16.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import tensorflow as tf
 
-from refit.config import CategoryFeature, Feature, ImageFeature, Job, NumericFeature, TargetKind
-from refit.errors import DataError
-from refit.labels import target_kind
-from refit.layers import FillMissing
-from refit.records import Column, FeaturePlan, SnapshotRecord, TargetPlan
-from refit.schema import MISSING_INTEGER, is_number, is_whole, numbers_to_numpy, raw_input
-from refit.splits import Rows
-from refit.validation import fits
+from refit.config import CategoryFeature, ImageFeature, NumericFeature, TargetKind, TextFeature, TimestampFeature
+from refit.layers import ClipColumns, FillMissing, SignedLog, TimeParts
+from refit.records import CrossPlan, FeaturePlan, TargetPlan
+from refit.schema import MISSING_INTEGER, is_whole, raw_input
 
-# ---- plans: what the job says or leaves to be inferred, with statistics of the train split
-
-
-def resolve_features(job: Job, snapshot: SnapshotRecord) -> dict[str, Feature]:
-    """The job's features, or one for every column but target and key that a feature can be made of.
-
-    Raises:
-        DataError: no column is left.
-    """
-    if job.features is not None:
-        return dict(job.features)
-    taken = {job.target.column, *job.data.key, *job.split.named_columns, job.fit.sample_weight}
-    inferred = {column.name: _infer_feature(column) for column in snapshot.columns if column.name not in taken}
-    found = {name: feature for name, feature in inferred.items() if feature is not None}
-    if not found:
-        raise DataError("no column is left to predict from.", where="features", remedy="Declare them under features.")
-    return found
-
-
-def _infer_feature(column: Column) -> Feature | None:
-    if fits(column, "image"):
-        return ImageFeature(kind="image")
-    if is_number(column):
-        return NumericFeature(kind="numeric")
-    return CategoryFeature(kind="category") if column.type == "string" else None
-
-
-def fit_plans(features: dict[str, Feature], snapshot: SnapshotRecord, rows: Rows) -> tuple[FeaturePlan, ...]:
-    """Statistics for every feature, from the train split.
-
-    Raises:
-        ValueError: ``rows`` are not the train split.
-        DataError: a column has no value at all.
-    """
-    if rows.side != "train":
-        raise ValueError(f"statistics come from the train split only, not from {rows.side}")
-    return tuple(_plan(name, feature, snapshot.column(name), rows.table[name]) for name, feature in features.items())
-
-
-def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) -> FeaturePlan:
-    missing = values.null_count
-    if missing == len(values):
-        raise DataError(f'"{name}" has no value in the train split.', where="features", remedy="Leave the feature out.")
-    if isinstance(feature, ImageFeature):
-        return plan_image(name, feature, column)
-    if isinstance(feature, CategoryFeature):
-        return FeaturePlan(name=name, kind="category", column=column, vocabulary=_vocabulary(values, feature), num_missing=missing)
-    numbers = numbers_to_numpy(values).astype(np.float64)
-    present = numbers[np.isfinite(numbers)]
-    if not len(present):
-        raise DataError(f'"{name}" has no value in the train split.', where="features", remedy="Leave the feature out.")
-    missing = int(np.isnan(numbers).sum())
-    return FeaturePlan(
-        name=name, kind="numeric", column=column, mean=float(present.mean()), variance=float(present.var()), num_missing=missing
-    )
-
-
-def plan_image(name: str, feature: ImageFeature, column: Column) -> FeaturePlan:
-    """The plan of an image, which needs no statistics."""
-    return FeaturePlan(name=name, kind="image", column=column, scale=feature.scale or (1 / 255 if column.dtype == "uint8" else 1.0))
-
-
-def _vocabulary(values: pa.ChunkedArray, feature: CategoryFeature) -> tuple[str, ...] | tuple[int, ...]:
-    """Values by falling frequency, then by value."""
-    plain = values.cast(pa.string() if pa.types.is_string(values.type) else pa.int64()).drop_null()
-    counted = [(item["counts"].as_py(), item["values"].as_py()) for item in pc.value_counts(plain.combine_chunks())]
-    ordered = [value for _, value in sorted(counted, key=lambda pair: (-pair[0], pair[1])) if value not in ("", MISSING_INTEGER)]
-    return tuple(ordered[: feature.max_tokens])
-
-
-def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> TargetPlan:
-    """Kind and classes of the target.
-
-    Args:
-        job: the job; its ``target.kind`` decides, where it is given.
-        snapshot: the data.
-        labels: the target's values in the train split.
-
-    Raises:
-        DataError: a binary target has not two values.
-    """
-    column = snapshot.column(job.target.column)
-    distinct = sorted(pc.unique(labels).drop_null().to_pylist())
-    kind = target_kind(job, column, len(distinct))
-    if kind == "regression":
-        return TargetPlan(name=column.name, kind=kind, column=column)
-    if kind == "binary" and len(distinct) != 2:
-        raise DataError(
-            f'"{column.name}" has {len(distinct)} values in the train split, a binary target has two.',
-            where="target",
-            received=", ".join(map(repr, distinct[:5])),
-            remedy="Declare it as classes, or mend the data.",
-        )
-    if column.type != "string" and any(value != int(value) for value in distinct):
-        raise DataError(
-            f'"{column.name}" has fractions, classes are whole numbers or text.', where="target", remedy="Declare a regression."
-        )
-    classes = tuple(str(v) for v in distinct) if column.type == "string" else tuple(int(v) for v in distinct)
-    return TargetPlan(name=column.name, kind=kind, column=column, classes=classes)
-
-
-def encode_labels(labels: pa.ChunkedArray, target: TargetPlan) -> np.ndarray:
-    """Labels as numbers ``[rows]``: float32 values of a regression, int32 positions among the classes otherwise.
-
-    Raises:
-        DataError: a label is missing, or was never seen in the train split.
-    """
-    if target.kind == "regression":
-        return numbers_to_numpy(labels)
-    plain = labels.cast(pa.string() if target.column.type == "string" else pa.int64())
-    positions = pc.index_in(plain, value_set=pa.array(target.classes, plain.type))
-    if positions.null_count:
-        unseen = pc.unique(plain.filter(pc.is_null(positions))).to_pylist()
-        raise DataError(
-            f'{positions.null_count} rows have a "{target.name}" that does not occur in the train split.',
-            where="target",
-            received=", ".join(map(repr, unseen[:5])),
-            remedy="Add rows of these classes, or filter them with data.where.",
-        )
-    return np.asarray(positions.to_numpy(), dtype=np.int32)
-
-
-# ---- graph: what a builder receives
+_MAX_DIMENSION = 64
+_SEQUENCE_DIMENSION = 64
+_PUNCTUATION = "lower_and_strip_punctuation"
+# Source: keras.layers.TextVectorization, whose pattern has no public name.
+_PUNCTUATION_PATTERN = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'
 
 
 @dataclass(frozen=True)
@@ -152,25 +29,40 @@ class Features:
 
     Attributes:
         inputs: raw columns by name, as ``keras.Input``; pass them whole to ``keras.Model``.
-        numeric: all numeric features, standardised: ``[batch, n]`` float32, or None.
-        categories: one-hot encodings by name: ``[batch, 2 + vocabulary]``; position 0 is missing, 1 is unseen.
+        numeric: numbers, vectors and moments side by side, scaled: ``[batch, n]`` float32, or None.
+        categories: encodings of categories, bins and crosses by name: ``[batch, d]``; of a one-hot encoding position 0 is missing, 1
+            unseen.
         images: images by name, scaled: ``[batch, height, width, channels]`` float32.
+        texts: bags of tokens by name: ``[batch, tokens]`` float32; position 0 is unseen.
+        sequences: numbers of tokens by name: ``[batch, length]`` int64; 0 is padding, 1 unseen.
+        indices: the number of each category's token by name: ``[batch]`` int64, for layers that encode it themselves.
+        num_tokens: how many numbers there are in each of ``indices`` and ``sequences``.
     """
 
     inputs: dict[str, Any]
     numeric: Any | None
     categories: dict[str, Any]
     images: dict[str, Any]
+    texts: dict[str, Any] = field(default_factory=dict)
+    sequences: dict[str, Any] = field(default_factory=dict)
+    indices: dict[str, Any] = field(default_factory=dict)
+    num_tokens: dict[str, int] = field(default_factory=dict)
 
     def vector(self) -> Any:  # noqa: ANN401 -- a Keras tensor
-        """All features that are no images, side by side: ``[batch, n]``; images are flattened where there is nothing else.
+        """All features that are no images, side by side; of a sequence the mean of its tokens' embeddings.
 
         Returns:
-            A Keras tensor ``[batch, n]`` float32.
+            A Keras tensor ``[batch, n]`` float32; images are flattened into it where there is nothing else.
         """
-        parts = [*([self.numeric] if self.numeric is not None else []), *self.categories.values()]
+        parts = [*([self.numeric] if self.numeric is not None else []), *self.categories.values(), *self.texts.values()]
+        parts += [_average(name, tokens, self.num_tokens[name]) for name, tokens in self.sequences.items()]
         parts = parts or [keras.layers.Flatten()(image) for image in self.images.values()]
         return parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
+
+
+def _average(name: str, tokens: Any, num_tokens: int) -> Any:  # noqa: ANN401 -- Keras tensors
+    embedded = keras.layers.Embedding(num_tokens, _SEQUENCE_DIMENSION, mask_zero=True, name=f"{name}_embedding")(tokens)
+    return keras.layers.GlobalAveragePooling1D(name=f"{name}_average")(embedded)
 
 
 @dataclass(frozen=True)
@@ -192,21 +84,33 @@ class Target:
         return keras.layers.Dense(self.units, activation=activation, dtype="float32", name="output")(x)
 
 
-def build_inputs(plans: tuple[FeaturePlan, ...]) -> Features:
-    """Raw inputs and their encodings."""
-    inputs = {plan.name: _input(plan) for plan in plans}
-    of_kind = {kind: [plan for plan in plans if plan.kind == kind] for kind in ("numeric", "category", "image")}
-    return Features(
-        inputs=inputs,
-        numeric=_standardise(of_kind["numeric"], inputs) if of_kind["numeric"] else None,
-        categories={plan.name: _one_hot(plan, inputs[plan.name]) for plan in of_kind["category"]},
-        images={plan.name: keras.layers.Rescaling(plan.scale, name=f"{plan.name}_scaled")(inputs[plan.name]) for plan in of_kind["image"]},
-    )
-
-
 def build_target(plan: TargetPlan) -> Target:
     """The target as builders see it."""
     return Target(name=plan.name, kind=plan.kind, num_classes=len(plan.classes or ()))
+
+
+def build_inputs(plans: Sequence[FeaturePlan], crosses: Sequence[CrossPlan] = ()) -> Features:
+    """Raw inputs and their encodings."""
+    inputs = {plan.name: _input(plan) for plan in plans}
+    parts = [*_scaled(plans, inputs), *_vectors(plans, inputs), *_moments(plans, inputs)]
+    indices = {plan.name: _index(plan, inputs[plan.name]) for plan in plans if plan.kind == "category"}
+    num_tokens = {plan.name: count_tokens(plan) for plan in plans if plan.name in indices or _is_sequence(plan)}
+    texts = {plan.name: _vectorize(plan)(inputs[plan.name]) for plan in plans if plan.kind == "text"}
+    sequences = {plan.name for plan in plans if _is_sequence(plan)}
+    return Features(
+        inputs=inputs,
+        numeric=_join(parts, "numeric_features"),
+        categories={
+            **{plan.name: _encode(plan, indices[plan.name], num_tokens[plan.name]) for plan in plans if plan.kind == "category"},
+            **{plan.name: _bins(plan, inputs[plan.name]) for plan in plans if _is_binned(plan)},
+            **{cross.name: _cross(cross, inputs) for cross in crosses},
+        },
+        images={plan.name: _image(plan, inputs[plan.name]) for plan in plans if plan.kind == "image"},
+        texts={name: tokens for name, tokens in texts.items() if name not in sequences},
+        sequences={name: tokens for name, tokens in texts.items() if name in sequences},
+        indices=indices,
+        num_tokens=num_tokens,
+    )
 
 
 def _input(plan: FeaturePlan) -> Any:  # noqa: ANN401 -- a Keras tensor
@@ -214,22 +118,160 @@ def _input(plan: FeaturePlan) -> Any:  # noqa: ANN401 -- a Keras tensor
     return keras.Input(shape=shape, dtype=dtype, name=plan.name)
 
 
-def _standardise(plans: list[FeaturePlan], inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- a Keras tensor
-    columns = [keras.layers.Reshape((1,), name=f"{plan.name}_column")(inputs[plan.name]) for plan in plans]
-    joined = columns[0] if len(columns) == 1 else keras.layers.Concatenate(name="numeric")(columns)
-    marked = [position for position, plan in enumerate(plans) if plan.num_missing]
-    filled = FillMissing([plan.mean or 0.0 for plan in plans], marked, name="numeric_filled")(joined)
-    mean = [plan.mean or 0.0 for plan in plans] + [0.0] * len(marked)
-    variance = [plan.variance or 1.0 for plan in plans] + [1.0] * len(marked)
-    return keras.layers.Normalization(mean=mean, variance=variance, name="numeric_scaled")(filled)
+def _join(parts: Sequence[Any], name: str) -> Any | None:  # noqa: ANN401 -- Keras tensors
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return keras.layers.Concatenate(name=name, dtype="float32")(parts)
 
 
-def _one_hot(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+# ---- numbers
+
+
+def _said(plan: FeaturePlan) -> NumericFeature:
+    return plan.feature if isinstance(plan.feature, NumericFeature) else NumericFeature(kind="numeric")
+
+
+def _is_binned(plan: FeaturePlan) -> bool:
+    return plan.kind == "numeric" and _said(plan).scale == "bins"
+
+
+def _column(plan: FeaturePlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- Keras tensors
+    return keras.layers.Reshape((1,), dtype="float32", name=f"{plan.name}_column")(inputs[plan.name])
+
+
+def _scaled(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
+    """All numbers that are not binned, in a few layers over ``[batch, n]``; an indicator for each that has missing ones."""
+    numbers = [plan for plan in plans if plan.kind == "numeric" and not _is_binned(plan)]
+    if not numbers:
+        return
+    x = _join([_column(plan, inputs) for plan in numbers], "numeric")
+    marked = [position for position, plan in enumerate(numbers) if plan.num_missing]
+    fills = [plan.mean or 0.0 if plan.fill is None else plan.fill for plan in numbers]
+    x = FillMissing(fills, marked, dtype="float32", name="numeric_filled")(x)
+    logged = [position for position, plan in enumerate(numbers) if _said(plan).log]
+    if logged:
+        x = SignedLog(logged, dtype="float32", name="numeric_log")(x)
+    mean = [plan.mean or 0.0 for plan in numbers] + [0.0] * len(marked)
+    variance = [plan.variance or 1.0 for plan in numbers] + [1.0] * len(marked)
+    x = keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="numeric_scaled")(x)
+    limits = {position: clip for position, plan in enumerate(numbers) if (clip := _said(plan).clip)}
+    yield ClipColumns(limits, dtype="float32", name="numeric_clipped")(x) if limits else x
+
+
+def _bins(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+    """One-hot ``[batch, 1 + bins]``; position 0 is missing."""
+    boundaries = list(plan.boundaries or ())
+    x = FillMissing([plan.fill or 0.0], [0], dtype="float32", name=f"{plan.name}_filled")(
+        keras.layers.Reshape((1,), dtype="float32")(column)
+    )
+    if _said(plan).log:
+        x = SignedLog([0], dtype="float32", name=f"{plan.name}_log")(x)
+    number = keras.layers.Discretization(boundaries, name=f"{plan.name}_bin")(x[:, 0])
+    number = keras.ops.where(x[:, 1] > 0, 0, number + 1)
+    return _one_hot(plan.name, number, len(boundaries) + 2)
+
+
+def _vectors(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
+    for plan in plans:
+        if plan.kind == "vector":
+            mean, variance = (list(plan.means), list(plan.variances or ())) if plan.means else (0.0, 1.0)
+            yield keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name=f"{plan.name}_scaled")(inputs[plan.name])
+
+
+def _moments(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
+    for plan in plans:
+        if plan.kind == "timestamp":
+            said = plan.feature if isinstance(plan.feature, TimestampFeature) else TimestampFeature(kind="timestamp")
+            elapsed = (plan.mean or 0.0, (plan.variance or 1.0) ** 0.5) if said.elapsed else None
+            layer = TimeParts(list(said.parts), elapsed, is_marked=bool(plan.num_missing), dtype="float32", name=f"{plan.name}_parts")
+            yield layer(inputs[plan.name])
+
+
+# ---- categories
+
+
+def count_tokens(plan: FeaturePlan) -> int:
+    """How many numbers a category's or a sequence's tokens have, missing and unseen among them."""
+    if isinstance(plan.feature, CategoryFeature) and plan.feature.hash_bins:
+        return plan.feature.hash_bins + 1
+    return len(plan.vocabulary or ()) + 2
+
+
+def _index(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+    """The number of the token ``[batch]``: 0 is missing, 1 unseen (hashed values begin at 1)."""
+    name, missing = f"{plan.name}_index", MISSING_INTEGER if is_whole(plan.column) else ""
+    if isinstance(plan.feature, CategoryFeature) and plan.feature.hash_bins:
+        return keras.layers.Hashing(plan.feature.hash_bins + 1, mask_value=missing, name=name)(column)
     vocabulary = list(plan.vocabulary or ())
     if is_whole(plan.column):
-        lookup = keras.layers.IntegerLookup(
-            vocabulary=vocabulary, mask_token=MISSING_INTEGER, oov_token=MISSING_INTEGER + 1, name=f"{plan.name}_index"
-        )
+        lookup = keras.layers.IntegerLookup(vocabulary=vocabulary, mask_token=missing, oov_token=MISSING_INTEGER + 1, name=name)
     else:
-        lookup = keras.layers.StringLookup(vocabulary=vocabulary, mask_token="", name=f"{plan.name}_index")
-    return keras.layers.CategoryEncoding(num_tokens=len(vocabulary) + 2, output_mode="one_hot", name=f"{plan.name}_one_hot")(lookup(column))
+        lookup = keras.layers.StringLookup(vocabulary=vocabulary, mask_token=missing, name=name)
+    return lookup(column)
+
+
+def _encode(plan: FeaturePlan, index: Any, num_tokens: int) -> Any:  # noqa: ANN401 -- Keras tensors
+    said = plan.feature
+    if not isinstance(said, CategoryFeature) or said.encoding == "one_hot":
+        return _one_hot(plan.name, index, num_tokens)
+    return keras.layers.Embedding(num_tokens, said.dimension or choose_dimension(num_tokens), name=f"{plan.name}_embedding")(index)
+
+
+def choose_dimension(num_tokens: int) -> int:
+    """Width of an embedding of so many tokens.
+
+    Source: the rule of thumb of fast.ai's tabular models, https://docs.fast.ai/tabular.model.html#emb_sz_rule
+    """
+    return max(2, min(_MAX_DIMENSION, round(1.6 * num_tokens**0.56)))
+
+
+def _one_hot(name: str, index: Any, num_tokens: int) -> Any:  # noqa: ANN401 -- Keras tensors
+    return keras.layers.CategoryEncoding(num_tokens=num_tokens, output_mode="one_hot", name=f"{name}_one_hot")(index)
+
+
+def _cross(cross: CrossPlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- Keras tensors
+    columns = tuple(inputs[name] for name in cross.of)
+    return keras.layers.HashedCrossing(cross.bins, output_mode="one_hot", name=f"{cross.name}_cross")(columns)
+
+
+# ---- images and texts
+
+
+def _image(plan: FeaturePlan, image: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+    said = plan.feature if isinstance(plan.feature, ImageFeature) else ImageFeature(kind="image")
+    x = keras.layers.Rescaling(plan.scale or 1.0, name=f"{plan.name}_scaled")(image)
+    if said.resize:
+        x = keras.layers.Resizing(*said.resize, name=f"{plan.name}_resized")(x)
+    if said.color == "grey" and x.shape[-1] == 3:
+        x = keras.layers.RandomGrayscale(1.0, name=f"{plan.name}_grey")(x, training=True)[..., :1]
+    if said.color == "rgb" and x.shape[-1] == 1:
+        x = keras.layers.Concatenate(name=f"{plan.name}_rgb")([x, x, x])
+    return x
+
+
+def _is_sequence(plan: FeaturePlan) -> bool:
+    return isinstance(plan.feature, TextFeature) and plan.feature.encoding == "sequence"
+
+
+def _vectorize(plan: FeaturePlan) -> keras.layers.Layer:
+    said = plan.feature if isinstance(plan.feature, TextFeature) else TextFeature(kind="text")
+    common = {
+        "vocabulary": list(plan.vocabulary or ()),
+        "standardize": _PUNCTUATION,
+        "split": "whitespace" if said.split == "words" else "character",
+        "name": f"{plan.name}_tokens",
+    }
+    if said.encoding == "sequence":
+        return keras.layers.TextVectorization(output_mode="int", output_sequence_length=said.length, **common)
+    mode = {"tf_idf": "tf_idf", "binary": "multi_hot", "count": "count"}[said.encoding]
+    weights = {"idf_weights": list(plan.idf or ())} if mode == "tf_idf" else {}
+    return keras.layers.TextVectorization(output_mode=mode, ngrams=said.ngrams, **weights, **common)
+
+
+def split_text(texts: Sequence[str], said: TextFeature) -> tf.RaggedTensor:
+    """Tokens of texts, ``[texts, (tokens)]`` bytes, as the layer that ``build_inputs`` makes splits them."""
+    plain = tf.strings.regex_replace(tf.strings.lower(tf.constant(list(texts), tf.string)), _PUNCTUATION_PATTERN, "")
+    tokens = tf.strings.split(plain) if said.split == "words" else tf.strings.unicode_split(plain, "UTF-8")
+    if said.encoding == "sequence" or said.ngrams == 1:
+        return tokens
+    return tf.strings.ngrams(tokens, ngram_width=tuple(range(1, said.ngrams + 1)), separator=" ")

@@ -74,7 +74,7 @@ def assemble_model(job: Job, plan: BatchesRecord, devices: Devices = ONE_DEVICE)
     target = build_target(plan.target)
     with devices.scope(), computing_in(choose_precision(job.fit)):
         try:
-            model = builder(build_inputs(plan.features), target, **job.model.options)
+            model = builder(build_inputs(plan.features, plan.crosses), target, **job.model.options)
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             raise FitError(
                 f"the device has no memory for the weights of the model: {_first_line(error)}.",

@@ -70,7 +70,7 @@ def check_leakage(
 def seen_columns(job: Job, columns: Mapping[str, Column]) -> list[Column]:
     """The job's features, or every column but target, key, group, dates and times."""
     taken = {job.target.column, *job.data.key, *job.split.named_columns}
-    names = job.features or [name for name in columns if name not in taken and family(columns[name]) != "time"]
+    names = job.feature_columns or [name for name in columns if name not in taken and family(columns[name]) != "time"]
     return [columns[name] for name in names if name in columns]
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from refit.features import encode_labels
+from refit.feature_plans import encode_labels
 from refit.records import FeaturePlan, TargetPlan
 from refit.row_groups import RowGroups
 from refit.schema import BINARY, check_present, raw_input, to_numpy

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from refit.config import Job, TargetKind
+from refit.config import Feature, Job, TargetKind
 from refit.errors import CorruptRecordError
 
 if TYPE_CHECKING:
@@ -319,16 +319,47 @@ class SplitRecord(Record):
 
 
 class FeaturePlan(Record):
-    """One feature with the statistics that its layers hold, all from the train split."""
+    """One feature with the statistics that its layers hold, all from the train split.
+
+    Attributes:
+        name: of the column.
+        kind: of the feature.
+        column: what is stored.
+        feature: what the job says of it, or what was inferred; None in records of earlier releases.
+        mean: what is subtracted from a number (after its logarithm, where that is taken).
+        variance: the square of what it is divided by then.
+        fill: what stands for a missing number.
+        boundaries: between bins, rising.
+        num_missing: rows of the train split without a value.
+        vocabulary: values or tokens by falling frequency.
+        idf: the weight of each token of the vocabulary.
+        means: of each position of a vector.
+        variances: likewise.
+        scale: factor of an image's values.
+    """
 
     name: str
-    kind: Literal["numeric", "category", "image"]
+    kind: Literal["numeric", "category", "image", "text", "vector", "timestamp"]
     column: Column
+    feature: Feature | None = None
     mean: float | None = None
     variance: float | None = None
+    fill: float | None = None
+    boundaries: tuple[float, ...] | None = None
     num_missing: int = 0
     vocabulary: tuple[str, ...] | tuple[int, ...] | None = None
+    idf: tuple[float, ...] | None = None
+    means: tuple[float, ...] | None = None
+    variances: tuple[float, ...] | None = None
     scale: float | None = None
+
+
+class CrossPlan(Record):
+    """Combinations of categories, hashed into ``bins``."""
+
+    name: str
+    of: tuple[str, ...]
+    bins: int
 
 
 class TargetPlan(Record):
@@ -349,6 +380,7 @@ class BatchesRecord(Record):
     steps_per_epoch: int
     elements: dict[str, str] = Field(description="Each element of a batch: dtype and shape.")
     features: tuple[FeaturePlan, ...]
+    crosses: tuple[CrossPlan, ...] = ()
     target: TargetPlan
     num_train: int = 0
     num_validation: int = 0

@@ -102,27 +102,37 @@ def is_whole(column: Column) -> bool:
     return is_number(column) and not pa.types.is_floating(field_of(column).type)
 
 
+def is_time(column: Column) -> bool:
+    """Whether the column holds dates or moments, one a row."""
+    arrow_type = field_of(column).type
+    return bool(pa.types.is_date(arrow_type) or pa.types.is_timestamp(arrow_type))
+
+
 def raw_input(feature: FeaturePlan) -> tuple[str, tuple[int, ...]]:
-    """Dtype and shape of one row of the model's raw input for a feature."""
+    """Dtype and shape of one row of the model's raw input for a feature; a moment is microseconds since 1970."""
     if feature.kind == "numeric":
         return "float32", ()
-    if feature.kind == "image":
+    if feature.kind in ("image", "vector"):
         return str(feature.column.dtype), tuple(feature.column.shape or ())
+    if feature.kind == "timestamp":
+        return "int64", ()
     return ("int64", ()) if is_whole(feature.column) else ("string", ())
 
 
 def to_numpy(values: pa.ChunkedArray, feature: FeaturePlan) -> np.ndarray:
     """Raw values of a feature as the model's input takes them: ``[rows, *shape]`` in the dtype of ``raw_input``.
 
-    A missing number is NaN, a missing string is empty, a missing whole-number category is ``MISSING_INTEGER``.
+    A missing number is NaN, a missing string is empty, a missing whole-number category or moment is ``MISSING_INTEGER``.
 
     Raises:
-        DataError: an image is missing.
+        DataError: an image or a vector is missing.
     """
-    if feature.kind == "image":
+    if feature.kind in ("image", "vector"):
         return tensor_to_numpy(values, feature.column)
     if feature.kind == "numeric":
         return numbers_to_numpy(values)
+    if feature.kind == "timestamp":
+        return moments_to_numpy(values)
     if is_whole(feature.column):
         return np.asarray(values.cast(pa.int64()).fill_null(MISSING_INTEGER).to_numpy(), dtype=np.int64)
     return np.asarray(values.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False), dtype=object)
@@ -136,6 +146,12 @@ def numbers_to_numpy(values: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_float32(values.type):
         return np.asarray(values.fill_null(float("nan")).to_numpy())
     return np.asarray(values.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(), dtype=np.float32)
+
+
+def moments_to_numpy(values: pa.ChunkedArray) -> np.ndarray:
+    """Dates or moments as int64 ``[rows]``, microseconds since 1970; ``MISSING_INTEGER`` where there is none."""
+    moments = values.cast(pa.timestamp("us")).cast(pa.int64())
+    return np.asarray(moments.fill_null(MISSING_INTEGER).to_numpy(), dtype=np.int64)
 
 
 def tensor_to_numpy(values: pa.ChunkedArray, column: Column) -> np.ndarray:

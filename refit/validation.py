@@ -18,7 +18,7 @@ from refit.config import Job, TargetKind, nearest
 from refit.errors import CorruptRecordError, DataError, UnknownNameError
 from refit.layout import DatasetLayout, Layout
 from refit.records import CheckRecord, Column, DriftRecord, SnapshotRecord, ValidationRecord
-from refit.schema import is_number, is_whole
+from refit.schema import is_number, is_time, is_whole
 from refit.shards import live_mask, live_rows_sql, shard_paths, telling_damage
 from refit.snapshots import read_snapshot
 from refit.sources.inputs import literal
@@ -79,7 +79,7 @@ def _failed(checks: Iterable[CheckRecord]) -> list[CheckRecord]:
 
 def _column_checks(job: Job, snapshot: SnapshotRecord) -> Iterator[CheckRecord]:
     columns = {column.name: column for column in snapshot.columns}
-    wanted = (*(job.features or {}), job.target.column, *job.drift.columns)
+    wanted = (*job.feature_columns, job.target.column, *job.drift.columns)
     lost = [name for name in wanted if name not in columns]
     yield CheckRecord.of("columns", not lost, f"all {len(columns)} are there", _missing(lost, columns))
     if not lost:
@@ -93,7 +93,7 @@ def _missing(lost: list[str], columns: dict[str, Column]) -> str:
 def _kind_checks(job: Job, columns: dict[str, Column]) -> Iterator[CheckRecord]:
     wrong = [
         f'"{name}" is {columns[name].type}, which cannot be a {feature.kind}'
-        for name, feature in (job.features or {}).items()
+        for name, feature in job.feature_columns.items()
         if not fits(columns[name], feature.kind)
     ]
     yield CheckRecord.of("feature kinds", not wrong, "each fits its column", "; ".join(wrong))
@@ -110,13 +110,22 @@ def fits_target(column: Column, kind: TargetKind | None) -> bool:
     return is_number(column) if kind == "regression" else column.type == "string" or is_number(column)
 
 
+VECTOR_DTYPES = ("float32", "float64", "uint8", "int32", "int64")
+
+
 def fits(column: Column, kind: str) -> bool:
     """Whether a feature of this kind can be made of the column."""
     if kind == "image":
         return column.shape is not None and len(column.shape) == 3 and column.dtype in ("uint8", "float32")
+    if kind == "vector":
+        return column.shape is not None and len(column.shape) == 1 and column.dtype in VECTOR_DTYPES
     if column.shape is not None:
         return False
-    return is_number(column) if kind == "numeric" else column.type == "string" or is_whole(column)
+    if kind == "timestamp":
+        return is_time(column)
+    if kind == "numeric":
+        return is_number(column)
+    return column.type == "string" or (kind == "category" and is_whole(column))
 
 
 def _input_checks(snapshot: SnapshotRecord) -> Iterator[CheckRecord]:

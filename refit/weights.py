@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from refit.config import nearest
 from refit.errors import DataError, JobError
-from refit.features import encode_labels
+from refit.feature_plans import encode_labels
 from refit.records import SnapshotRecord, TargetPlan
 from refit.schema import is_number, numbers_to_numpy
 

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from refit.config import CategoryFeature, ImageFeature, NumericFeature
 from refit.errors import DataError
-from refit.features import build_inputs, build_target, encode_labels, fit_plans, plan_target, resolve_features
+from refit.feature_plans import encode_labels, fit_plans, plan_target, resolve_features
+from refit.features import build_inputs, build_target
 from refit.labels import MAX_CLASSES
 from refit.records import TargetPlan
 from refit.schema import MISSING_INTEGER, to_numpy

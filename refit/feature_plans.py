@@ -1,0 +1,294 @@
+"""Features and target: inferred where the job is silent, with statistics of the train split, which become constants of layers.
+
+``fit_plans`` accepts nothing but rows of the train split.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from refit.config import (
+    CategoryFeature,
+    CrossFeature,
+    Feature,
+    ImageFeature,
+    Job,
+    NumericFeature,
+    TextFeature,
+    TimestampFeature,
+    VectorFeature,
+)
+from refit.errors import DataError
+from refit.labels import target_kind
+from refit.records import Column, CrossPlan, FeaturePlan, SnapshotRecord, TargetPlan
+from refit.schema import MISSING_INTEGER, is_number, moments_to_numpy, numbers_to_numpy, tensor_to_numpy
+from refit.splits import Rows
+from refit.validation import fits
+
+_TEXT_ROWS = 8192
+_QUARTILES_OF_A_DEVIATION = 1.349  # a normal distribution's quartiles lie so many deviations apart
+
+
+class ConstantColumnError(DataError):
+    """Every row of the train split has the same value: nothing can be learned of it."""
+
+
+# ---- which
+
+
+def resolve_features(job: Job, snapshot: SnapshotRecord) -> dict[str, Feature]:
+    """The job's features that are columns, or one for every column but target and key that a feature can be made of.
+
+    Raises:
+        DataError: no column is left.
+    """
+    if job.features is not None:
+        return job.feature_columns
+    taken = {job.target.column, *job.data.key, *job.split.named_columns, job.fit.sample_weight}
+    inferred = {column.name: _infer_feature(column) for column in snapshot.columns if column.name not in taken}
+    found = {name: feature for name, feature in inferred.items() if feature is not None}
+    if not found:
+        raise DataError("no column is left to predict from.", where="features", remedy="Declare them under features.")
+    return found
+
+
+def _infer_feature(column: Column) -> Feature | None:
+    if fits(column, "image"):
+        return ImageFeature(kind="image")
+    if fits(column, "vector"):
+        return VectorFeature(kind="vector")
+    if is_number(column):
+        return NumericFeature(kind="numeric")
+    return CategoryFeature(kind="category") if column.type == "string" else None
+
+
+def plan_crosses(job: Job) -> tuple[CrossPlan, ...]:
+    """The job's combinations of categories."""
+    crosses = {name: feature for name, feature in (job.features or {}).items() if isinstance(feature, CrossFeature)}
+    return tuple(CrossPlan(name=name, of=tuple(cross.of), bins=cross.bins) for name, cross in crosses.items())
+
+
+# ---- statistics
+
+
+def fit_plans(features: Mapping[str, Feature], snapshot: SnapshotRecord, rows: Rows) -> tuple[FeaturePlan, ...]:
+    """Statistics for every feature, from the train split.
+
+    Raises:
+        ValueError: ``rows`` are not the train split.
+        DataError: a column has no value at all, or the same in every row.
+    """
+    if rows.side != "train":
+        raise ValueError(f"statistics come from the train split only, not from {rows.side}")
+    return tuple(_plan(name, feature, snapshot.column(name), rows.table[name]) for name, feature in features.items())
+
+
+def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) -> FeaturePlan:
+    if values.null_count == len(values):
+        raise _empty(name)
+    if isinstance(feature, CrossFeature):
+        raise TypeError(f"{name} is a cross and no column")
+    plan = FeaturePlan(name=name, kind=feature.kind, column=column, feature=feature, num_missing=values.null_count)
+    match feature:
+        case ImageFeature():
+            return plan_image(name, feature, column)
+        case CategoryFeature():
+            return _plan_category(plan, feature, values)
+        case TextFeature():
+            return _plan_text(plan, feature, values)
+        case VectorFeature():
+            return _plan_vector(plan, feature, values)
+        case TimestampFeature():
+            return _plan_timestamp(plan, values)
+        case NumericFeature():
+            return _plan_numeric(plan, feature, values)
+
+
+def plan_image(name: str, feature: ImageFeature, column: Column) -> FeaturePlan:
+    """The plan of an image, which needs no statistics."""
+    scale = feature.scale or (1 / 255 if column.dtype == "uint8" else 1.0)
+    return FeaturePlan(name=name, kind="image", column=column, feature=feature, scale=scale)
+
+
+def _plan_numeric(plan: FeaturePlan, feature: NumericFeature, values: pa.ChunkedArray) -> FeaturePlan:
+    numbers = numbers_to_numpy(values).astype(np.float64)
+    present = numbers[np.isfinite(numbers)]
+    if not len(present):
+        raise _empty(plan.name)
+    missing = int(np.isnan(numbers).sum())
+    if present.min() == present.max() and not missing:
+        raise _constant(plan.name, present[0])
+    fill = feature.fill or ("median" if feature.scale in ("robust", "bins") else "mean")
+    known = {"mean": present.mean, "median": lambda: np.median(present)}
+    stands = float(known[fill]()) if isinstance(fill, str) else float(fill)
+    if feature.log:
+        present = np.sign(present) * np.log1p(np.abs(present))
+    changes: dict[str, object] = {"num_missing": missing, "fill": stands}
+    if feature.scale == "bins":
+        changes["boundaries"] = _boundaries(present, feature.bins)
+    elif feature.scale != "none":
+        changes["mean"], changes["variance"] = _center(present, is_robust=feature.scale == "robust")
+    return plan.model_copy(update=changes)
+
+
+def _center(present: np.ndarray, *, is_robust: bool) -> tuple[float, float]:
+    """What is subtracted, and the square of what numbers are divided by; 1 where they do not vary."""
+    low, middle, high = np.quantile(present, [0.25, 0.5, 0.75])
+    spread = float(high - low) / _QUARTILES_OF_A_DEVIATION
+    if is_robust and spread:
+        return float(middle), spread**2
+    return float(middle if is_robust else present.mean()), float(present.var()) or 1.0
+
+
+def _boundaries(present: np.ndarray, bins: int) -> tuple[float, ...]:
+    """Bounds between bins of as many rows each; float32, as the layer compares, and each once."""
+    bounds = np.unique(np.quantile(present, np.arange(1, bins) / bins).astype(np.float32))
+    return tuple(float(bound) for bound in bounds if bound > np.float32(present.min())) or (float(np.float32(present.mean())),)
+
+
+def _plan_category(plan: FeaturePlan, feature: CategoryFeature, values: pa.ChunkedArray) -> FeaturePlan:
+    counted = _count_values(values)
+    if len(counted) == 1 and not plan.num_missing:
+        raise _constant(plan.name, counted[0][0])
+    if feature.hash_bins:
+        return plan
+    kept = [value for value, count in counted if count >= feature.min_count]
+    if not kept:
+        raise DataError(
+            f'no value of "{plan.name}" has {feature.min_count} rows in the train split.',
+            where=f"features.{plan.name}.min_count",
+            received=f"at most {counted[0][1]}" if counted else "no value",
+            remedy="Lower it, or leave the feature out.",
+        )
+    return plan.model_copy(update={"vocabulary": tuple(kept[: feature.max_tokens])})
+
+
+def _count_values(values: pa.ChunkedArray) -> list[tuple[str | int, int]]:
+    """Values and their rows by falling frequency, then by value; missing ones are left out."""
+    plain = values.cast(pa.string() if pa.types.is_string(values.type) else pa.int64()).drop_null()
+    counted = [(item["values"].as_py(), item["counts"].as_py()) for item in pc.value_counts(plain.combine_chunks())]
+    return sorted((pair for pair in counted if pair[0] not in ("", MISSING_INTEGER)), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _plan_text(plan: FeaturePlan, feature: TextFeature, values: pa.ChunkedArray) -> FeaturePlan:
+    occurrences, documents = _count_tokens(values, feature)
+    kept = sorted((token for token, count in occurrences.items() if count >= feature.min_count), key=lambda t: (-occurrences[t], t))
+    if not kept:
+        raise DataError(
+            f'no token of "{plan.name}" occurs {feature.min_count} times in the train split.',
+            where=f"features.{plan.name}.min_count",
+            remedy="Lower it, or leave the feature out.",
+        )
+    vocabulary = tuple(token.decode() for token in kept[: feature.max_tokens])
+    if feature.encoding != "tf_idf":
+        return plan.model_copy(update={"vocabulary": vocabulary})
+    weights = tuple(float(np.log1p(len(values) / (1 + documents[token]))) for token in kept[: feature.max_tokens])  # as Keras does
+    return plan.model_copy(update={"vocabulary": vocabulary, "idf": weights})
+
+
+def _count_tokens(values: pa.ChunkedArray, feature: TextFeature) -> tuple[Counter[bytes], Counter[bytes]]:
+    """How often each token occurs, and in how many rows."""
+    from refit.features import split_text
+
+    occurrences: Counter[bytes] = Counter()
+    documents: Counter[bytes] = Counter()
+    for first in range(0, len(values), _TEXT_ROWS):
+        texts = values.slice(first, _TEXT_ROWS).cast(pa.string()).fill_null("").to_pylist()
+        tokens = split_text(texts, feature)
+        flat, rows = tokens.flat_values.numpy(), tokens.value_rowids().numpy()
+        words, codes = np.unique(flat.astype("S"), return_inverse=True) if len(flat) else (flat, flat)
+        occurrences.update(dict(zip(words.tolist(), np.bincount(codes).tolist(), strict=True)) if len(flat) else {})
+        once = np.unique(np.stack([rows, codes]), axis=1)[1] if len(flat) else codes
+        documents.update(dict(zip(words.tolist(), np.bincount(once).tolist(), strict=True)) if len(flat) else {})
+    return occurrences, documents
+
+
+def _plan_vector(plan: FeaturePlan, feature: VectorFeature, values: pa.ChunkedArray) -> FeaturePlan:
+    if feature.scale == "none":
+        return plan
+    numbers = tensor_to_numpy(values, plan.column).astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise DataError(f'"{plan.name}" has numbers that are not finite.', where=f"features.{plan.name}", remedy="Filter them: data.where.")
+    variances = numbers.var(axis=0)
+    if not variances.any():
+        raise _constant(plan.name, "the same vector")
+    spread = tuple(float(variance) or 1.0 for variance in variances)
+    return plan.model_copy(update={"means": tuple(map(float, numbers.mean(axis=0))), "variances": spread})
+
+
+def _plan_timestamp(plan: FeaturePlan, values: pa.ChunkedArray) -> FeaturePlan:
+    moments = moments_to_numpy(values.drop_null())
+    if moments.min() == moments.max() and not plan.num_missing:
+        raise _constant(plan.name, values.drop_null()[0].as_py())
+    return plan.model_copy(update={"mean": float(moments.mean()), "variance": float(moments.astype(np.float64).var()) or 1.0})
+
+
+def _empty(name: str) -> DataError:
+    return DataError(f'"{name}" has no value in the train split.', where="features", remedy="Leave the feature out.")
+
+
+def _constant(name: str, value: object) -> ConstantColumnError:
+    return ConstantColumnError(
+        f'"{name}" has the same value in every row of the train split.',
+        where=f"features.{name}",
+        received=str(value),
+        remedy="Leave the feature out, or mend the data.",
+    )
+
+
+# ---- the target
+
+
+def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> TargetPlan:
+    """Kind and classes of the target.
+
+    Args:
+        job: the job; its ``target.kind`` decides, where it is given.
+        snapshot: the data.
+        labels: the target's values in the train split.
+
+    Raises:
+        DataError: a binary target has not two values.
+    """
+    column = snapshot.column(job.target.column)
+    distinct = sorted(pc.unique(labels).drop_null().to_pylist())
+    kind = target_kind(job, column, len(distinct))
+    if kind == "regression":
+        return TargetPlan(name=column.name, kind=kind, column=column)
+    if kind == "binary" and len(distinct) != 2:
+        raise DataError(
+            f'"{column.name}" has {len(distinct)} values in the train split, a binary target has two.',
+            where="target",
+            received=", ".join(map(repr, distinct[:5])),
+            remedy="Declare it as classes, or mend the data.",
+        )
+    if column.type != "string" and any(value != int(value) for value in distinct):
+        raise DataError(
+            f'"{column.name}" has fractions, classes are whole numbers or text.', where="target", remedy="Declare a regression."
+        )
+    classes = tuple(str(v) for v in distinct) if column.type == "string" else tuple(int(v) for v in distinct)
+    return TargetPlan(name=column.name, kind=kind, column=column, classes=classes)
+
+
+def encode_labels(labels: pa.ChunkedArray, target: TargetPlan) -> np.ndarray:
+    """Labels as numbers ``[rows]``: float32 values of a regression, int32 positions among the classes otherwise.
+
+    Raises:
+        DataError: a label is missing, or was never seen in the train split.
+    """
+    if target.kind == "regression":
+        return numbers_to_numpy(labels)
+    plain = labels.cast(pa.string() if target.column.type == "string" else pa.int64())
+    positions = pc.index_in(plain, value_set=pa.array(target.classes, plain.type))
+    if positions.null_count:
+        unseen = pc.unique(plain.filter(pc.is_null(positions))).to_pylist()
+        raise DataError(
+            f'{positions.null_count} rows have a "{target.name}" that does not occur in the train split.',
+            where="target",
+            received=", ".join(map(repr, unseen[:5])),
+            remedy="Add rows of these classes, or filter them with data.where.",
+        )
+    return np.asarray(positions.to_numpy(), dtype=np.int32)
