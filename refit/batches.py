@@ -21,6 +21,7 @@ from refit.packing import Packing, plan_packing
 from refit.records import BatchesRecord, FeaturePlan, Side, SnapshotRecord
 from refit.resident import Resident, load_resident
 from refit.row_groups import check_digests, count_missing, open_row_groups, stored_bytes
+from refit.schema import check_names
 from refit.shards import live_mask, read_hashes
 from refit.slicing import Slicing, count_steps
 from refit.splits import Rows
@@ -66,6 +67,7 @@ def plan_batches(job: Job, snapshot: SnapshotRecord, layout: Layout, sides: Side
     """
     check_digests(snapshot, layout)
     features = tuple(_plan_features(job, snapshot, read))
+    check_names([*(plan.name for plan in features), *(cross.name for cross in plan_crosses(job))])
     labels = read("train", [job.target.column]).table[job.target.column]
     target = plan_target(job, snapshot, labels)
     _check_weights(job, snapshot, read)
@@ -102,12 +104,12 @@ def _held_bytes(snapshot: SnapshotRecord, layout: Layout, packing: Packing, num_
 
 
 def _check_images(snapshot: SnapshotRecord, layout: Layout, features: Sequence[FeaturePlan]) -> None:
-    """See that no image is missing, for streaming would meet it in the middle of an epoch.
+    """See that no image or vector is missing, for streaming would meet it in the middle of an epoch.
 
     Raises:
         DataError: one is.
     """
-    for name, count in count_missing(snapshot, layout, [plan.name for plan in features if plan.kind == "image"]).items():
+    for name, count in count_missing(snapshot, layout, [plan.name for plan in features if plan.kind in ("image", "vector")]).items():
         raise DataError(f'{count:,} values of "{name}" are missing, a tensor column has none.', remedy="Filter them: data.where.")
 
 

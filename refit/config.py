@@ -242,20 +242,32 @@ class DriftConfig(Section):
 # ---- features and target
 
 
+def _default(section: Section, name: str) -> Any:  # noqa: ANN401 -- whatever the field has
+    return type(section).model_fields[name].default
+
+
 class NumericFeature(Section):
     """A number, scaled by statistics of the train split; a missing value becomes a usual one, and says so."""
 
     kind: Literal["numeric"] = Field(description="A number.")
     scale: Literal["standard", "robust", "bins", "none"] = Field(
         "standard",
-        description="standard: by mean and deviation; robust: by median and quartiles; bins: one-hot, as many rows in each bin; none: as it is.",
+        description="standard: by mean and deviation; robust: by median and quartiles; bins: one-hot, as many rows in each; none: as is.",
     )
     log: bool = Field(False, description="Take sign(x) log(1 + |x|) first: for amounts with a long tail.")
     clip: float | None = Field(None, gt=0, description="Scaled values beyond it, on either side, become it.")
     bins: int = Field(16, ge=2, le=1000, description="How many bins, where scale is bins; equal bounds are joined.")
     fill: Literal["mean", "median"] | float | None = Field(
-        None, description="What a missing value becomes; by default the mean, or the median where scale is robust."
+        None, description="What a missing value becomes; by default the mean, or the median where scale is robust or bins."
     )
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> Self:
+        if self.scale != "bins" and self.bins != _default(self, "bins"):
+            raise ValueError("bins is for scale: bins")
+        if self.scale == "bins" and self.clip is not None:
+            raise ValueError("clip is for scaled numbers, not for bins")
+        return self
 
 
 class CategoryFeature(Section):
@@ -268,16 +280,26 @@ class CategoryFeature(Section):
     encoding: Literal["one_hot", "embedding"] = Field("one_hot", description="How a value becomes numbers; an embedding is learned.")
     dimension: int | None = Field(None, ge=1, description="Width of the embedding; by default 1.6 v^0.56 for v values, at most 64.")
 
+    @model_validator(mode="after")
+    def _options_apply(self) -> Self:
+        if self.hash_bins and (self.max_tokens, self.min_count) != (_default(self, "max_tokens"), _default(self, "min_count")):
+            raise ValueError("hash_bins takes the place of a vocabulary: leave max_tokens and min_count out")
+        if self.dimension and self.encoding != "embedding":
+            raise ValueError("dimension is for encoding: embedding")
+        return self
+
 
 class ImageFeature(Section):
     """An image of fixed shape."""
 
-    kind: Literal["image"] = Field(description="An image of fixed shape [height, width, channels].")
+    kind: Literal["image"] = Field(description="An image of fixed shape [height, width, channels], or a file's bytes.")
     scale: float | None = Field(None, gt=0, description="Factor applied to every value; by default 1/255 for bytes and 1 for floats.")
     resize: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="[height, width] that the model sees; by default the stored ones."
+        None, description="[height, width] that the model sees; by default the stored ones. Needed where images are stored encoded."
     )
-    color: Literal["grey", "rgb"] | None = Field(None, description="Channels that the model sees; by default the stored ones.")
+    color: Literal["grey", "rgb"] | None = Field(
+        None, description="Channels that the model sees; by default the stored ones, rgb where images are stored encoded."
+    )
 
 
 class TextFeature(Section):
@@ -292,6 +314,14 @@ class TextFeature(Section):
     max_tokens: int = Field(20_000, ge=2, description="At most so many tokens, by frequency in the train split.")
     min_count: int = Field(2, ge=1, description="Tokens that occur less often in the train split are unseen.")
     length: int = Field(200, ge=1, description="Tokens of a sequence; longer texts are cut.")
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> Self:
+        if self.encoding == "sequence" and self.ngrams != _default(self, "ngrams"):
+            raise ValueError("ngrams is not for sequences")
+        if self.encoding != "sequence" and self.length != _default(self, "length"):
+            raise ValueError("length is for encoding: sequence")
+        return self
 
 
 class VectorFeature(Section):
@@ -308,8 +338,16 @@ class TimestampFeature(Section):
     """A date or a moment."""
 
     kind: Literal["timestamp"] = Field(description="A date or a moment.")
-    parts: list[TimePart] = Field(["hour", "weekday", "year_day"], description="Each as a point on a circle: its sine and cosine.")
-    elapsed: bool = Field(False, description="Also the time since 1970, standardised; what is later than the train split lies outside.")
+    parts: list[TimePart] | None = Field(
+        None, description="Each as a point on a circle: its sine and cosine; by default weekday and year_day, of a moment also hour."
+    )
+    elapsed: bool = Field(False, description="Also the time itself, standardised; what is later than the train split lies outside.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.parts is not None and (len(set(self.parts)) < len(self.parts) or not (self.parts or self.elapsed)):
+            raise ValueError("parts names each part once, and at least one unless elapsed is true")
+        return self
 
 
 class CrossFeature(Section):

@@ -14,6 +14,7 @@ from refit.layout import Layout, RunLayout
 from refit.metrics import compute_metrics
 from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan
 from refit.registry import champion_record
+from refit.schema import signature_name
 from refit.splits import Rows, count_shared
 from refit.stages import read_stage
 
@@ -48,6 +49,7 @@ def score_rows(saved_model: Path, columns: dict[str, np.ndarray], target: Target
     except (OSError, ValueError) as error:
         raise IncompatibleError(f"it cannot be loaded: {error}") from error
     predict = model.signatures["serving_default"]
+    columns = {signature_name(name): values for name, values in columns.items()}
     wanted = dict(predict.structured_input_signature[1])
     _check_inputs(wanted, columns)
     output = "prediction" if target.kind == "regression" else "probabilities"
@@ -123,14 +125,17 @@ def _champion_columns(model_name: str, run: str | None, plan: BatchesRecord, tes
     """Raw columns as the champion's own features take them, where its run is still there.
 
     Raises:
-        IncompatibleError: its classes are others, or in another order.
+        IncompatibleError: its classes are others, or in another order; or a column has another type.
     """
     own = read_stage(layout.run(model_name, run), "convert", BatchesRecord) if run else None
     if own is None:
         return raw_columns(test.table, plan.features)
     if (own.target.kind, own.target.classes) != (plan.target.kind, plan.target.classes):
         raise IncompatibleError(f"it predicts {_classes(own.target)}, the target is {_classes(plan.target)} now")
-    return raw_columns(test.table, tuple(f for f in own.features if f.name in test.table.column_names))
+    try:
+        return raw_columns(test.table, tuple(f for f in own.features if f.name in test.table.column_names))
+    except (pa.ArrowException, ValueError) as error:
+        raise IncompatibleError(f"a column is of another type now: {error}") from error
 
 
 def _classes(target: TargetPlan) -> str:

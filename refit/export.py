@@ -22,7 +22,7 @@ from refit.errors import ProofError
 from refit.layout import Layout, RunLayout
 from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_path
 from refit.registry import digest_folder
-from refit.schema import raw_input, to_numpy
+from refit.schema import raw_input, signature_name, to_numpy
 from refit.splits import Rows
 
 PROOF_ROWS = 256
@@ -51,7 +51,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
     """
     with _judge() as judge, tempfile.TemporaryDirectory(dir=run.model_dir, prefix=".export.") as folder:
         aside = Path(folder) / "saved_model"
-        specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=f.name) for f in plan.features}
+        specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=signature_name(f.name)) for f in plan.features}
         _write_saved_model(model, plan, specs, aside)
         inputs = raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features)
         expected = {name: values.numpy() for name, values in outputs_of(model, plan, _tensors(inputs)).items()}
@@ -63,7 +63,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         path=layout.relative(run.saved_model),
         digest=digest_folder(run.saved_model),
         num_bytes=sum(path.stat().st_size for path in run.saved_model.rglob("*") if path.is_file()),
-        inputs={name: f"{spec.dtype.name} {['batch', *spec.shape[1:]]}".replace("'", "") for name, spec in specs.items()},
+        inputs={str(spec.name): f"{spec.dtype.name} {['batch', *spec.shape[1:]]}".replace("'", "") for spec in specs.values()},
         outputs={
             name: f"{'string' if values.dtype == object else values.dtype.name} {['batch', *values.shape[1:]]}".replace("'", "")
             for name, values in expected.items()
@@ -147,7 +147,7 @@ def _prove(
     judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path
 ) -> dict[str, Any]:
     given, told = folder / "inputs.npz", folder / "outputs.npz"
-    encoded = {name: np.char.encode(v.astype("U"), "utf-8") if v.dtype == object else v for name, v in inputs.items()}
+    encoded = {f"of {signature_name(name)}": np.array([*map(_as_bytes, v)]) if v.dtype == object else v for name, v in inputs.items()}
     np.savez(given, **encoded)  # type: ignore[arg-type]
     request = {
         "saved_model": str(saved_model),
@@ -173,6 +173,10 @@ def _prove(
             remedy="Look for layers whose results depend on the batch or on Python state.",
         )
     return {**reply, "difference": difference}
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:

@@ -26,10 +26,13 @@ from refit.labels import target_kind
 from refit.records import Column, CrossPlan, FeaturePlan, SnapshotRecord, TargetPlan
 from refit.schema import MISSING_INTEGER, is_number, moments_to_numpy, numbers_to_numpy, tensor_to_numpy
 from refit.splits import Rows
-from refit.validation import fits
+from refit.validation import fits, option_fault
 
 _TEXT_ROWS = 8192
 _QUARTILES_OF_A_DEVIATION = 1.349  # a normal distribution's quartiles lie so many deviations apart
+
+
+_Counted = NumericFeature | CategoryFeature | TextFeature | VectorFeature | TimestampFeature
 
 
 class ConstantColumnError(DataError):
@@ -56,7 +59,7 @@ def resolve_features(job: Job, snapshot: SnapshotRecord) -> dict[str, Feature]:
 
 
 def _infer_feature(column: Column) -> Feature | None:
-    if fits(column, "image"):
+    if fits(column, "image") and column.shape is not None:
         return ImageFeature(kind="image")
     if fits(column, "vector"):
         return VectorFeature(kind="vector")
@@ -83,18 +86,28 @@ def fit_plans(features: Mapping[str, Feature], snapshot: SnapshotRecord, rows: R
     """
     if rows.side != "train":
         raise ValueError(f"statistics come from the train split only, not from {rows.side}")
-    return tuple(_plan(name, feature, snapshot.column(name), rows.table[name]) for name, feature in features.items())
+    return tuple(_plan_column(name, feature, snapshot.column(name), rows.table[name]) for name, feature in features.items())
 
 
-def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) -> FeaturePlan:
-    if values.null_count == len(values):
-        raise _empty(name)
+def _plan_column(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) -> FeaturePlan:
     if isinstance(feature, CrossFeature):
         raise TypeError(f"{name} is a cross and no column")
-    plan = FeaturePlan(name=name, kind=feature.kind, column=column, feature=feature, num_missing=values.null_count)
+    if values.null_count == len(values):
+        raise _empty(name)
+    if isinstance(feature, ImageFeature):
+        return plan_image(name, feature, column)
+    _check_options(column, feature)
+    return _plan(FeaturePlan(name=name, kind=feature.kind, column=column, feature=feature, num_missing=values.null_count), feature, values)
+
+
+def _check_options(column: Column, feature: Feature) -> None:
+    fault = option_fault(column, feature)
+    if fault:
+        raise DataError(f"{fault}.", where=f"features.{column.name}", remedy="Mend the job.")
+
+
+def _plan(plan: FeaturePlan, feature: _Counted, values: pa.ChunkedArray) -> FeaturePlan:
     match feature:
-        case ImageFeature():
-            return plan_image(name, feature, column)
         case CategoryFeature():
             return _plan_category(plan, feature, values)
         case TextFeature():
@@ -108,8 +121,13 @@ def _plan(name: str, feature: Feature, column: Column, values: pa.ChunkedArray) 
 
 
 def plan_image(name: str, feature: ImageFeature, column: Column) -> FeaturePlan:
-    """The plan of an image, which needs no statistics."""
-    scale = feature.scale or (1 / 255 if column.dtype == "uint8" else 1.0)
+    """The plan of an image, which needs no statistics.
+
+    Raises:
+        DataError: its options do not go with the column.
+    """
+    _check_options(column, feature)
+    scale = feature.scale or (1.0 if column.dtype == "float32" else 1 / 255)
     return FeaturePlan(name=name, kind="image", column=column, feature=feature, scale=scale)
 
 
@@ -118,12 +136,11 @@ def _plan_numeric(plan: FeaturePlan, feature: NumericFeature, values: pa.Chunked
     present = numbers[np.isfinite(numbers)]
     if not len(present):
         raise _empty(plan.name)
-    missing = int(np.isnan(numbers).sum())
+    missing = len(numbers) - len(present)
     if present.min() == present.max() and not missing:
         raise _constant(plan.name, present[0])
     fill = feature.fill or ("median" if feature.scale in ("robust", "bins") else "mean")
-    known = {"mean": present.mean, "median": lambda: np.median(present)}
-    stands = float(known[fill]()) if isinstance(fill, str) else float(fill)
+    stands = fill if not isinstance(fill, str) else float(np.mean(present) if fill == "mean" else np.median(present))
     if feature.log:
         present = np.sign(present) * np.log1p(np.abs(present))
     changes: dict[str, object] = {"num_missing": missing, "fill": stands}
@@ -198,11 +215,11 @@ def _count_tokens(values: pa.ChunkedArray, feature: TextFeature) -> tuple[Counte
     for first in range(0, len(values), _TEXT_ROWS):
         texts = values.slice(first, _TEXT_ROWS).cast(pa.string()).fill_null("").to_pylist()
         tokens = split_text(texts, feature)
-        flat, rows = tokens.flat_values.numpy(), tokens.value_rowids().numpy()
-        words, codes = np.unique(flat.astype("S"), return_inverse=True) if len(flat) else (flat, flat)
-        occurrences.update(dict(zip(words.tolist(), np.bincount(codes).tolist(), strict=True)) if len(flat) else {})
-        once = np.unique(np.stack([rows, codes]), axis=1)[1] if len(flat) else codes
-        documents.update(dict(zip(words.tolist(), np.bincount(once).tolist(), strict=True)) if len(flat) else {})
+        coded = pa.array(tokens.flat_values.numpy(), pa.binary()).dictionary_encode()
+        words, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.int64)
+        once = np.unique(tokens.value_rowids().numpy() * len(words) + codes) % max(1, len(words))
+        occurrences.update(dict(zip(words, np.bincount(codes, minlength=len(words)).tolist(), strict=True)))
+        documents.update(dict(zip(words, np.bincount(once, minlength=len(words)).tolist(), strict=True)))
     return occurrences, documents
 
 

@@ -4,6 +4,7 @@ Statistics are constants in the layers (``refit.feature_plans``). Layers compute
 would lose their last digits in bfloat16.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,12 @@ import keras
 import tensorflow as tf
 
 from refit.config import CategoryFeature, ImageFeature, NumericFeature, TargetKind, TextFeature, TimestampFeature
-from refit.layers import ClipColumns, FillMissing, SignedLog, TimeParts
+from refit.layers import AverageTokens, ClipColumns, DecodeImages, FillMissing, SignedLog, TimeParts
 from refit.records import CrossPlan, FeaturePlan, TargetPlan
-from refit.schema import MISSING_INTEGER, is_whole, raw_input
+from refit.schema import MISSING_INTEGER, check_names, is_encoded, is_whole, raw_input, signature_name, time_parts
 
 _MAX_DIMENSION = 64
+_DEVIATIONS = (1e-6, 1e18)  # Normalization takes a deviation below 1e-7 for 1e-7; the square of one above 1.8e19 is infinite in float32
 _SEQUENCE_DIMENSION = 64
 _PUNCTUATION = "lower_and_strip_punctuation"
 # Source: keras.layers.TextVectorization, whose pattern has no public name.
@@ -32,7 +34,7 @@ class Features:
         numeric: numbers, vectors and moments side by side, scaled: ``[batch, n]`` float32, or None.
         categories: encodings of categories, bins and crosses by name: ``[batch, d]``; of a one-hot encoding position 0 is missing, 1
             unseen.
-        images: images by name, scaled: ``[batch, height, width, channels]`` float32.
+        images: images by name, scaled: ``[batch, height, width, channels]`` in the policy's dtype.
         texts: bags of tokens by name: ``[batch, tokens]`` float32; position 0 is unseen.
         sequences: numbers of tokens by name: ``[batch, length]`` int64; 0 is padding, 1 unseen.
         indices: the number of each category's token by name: ``[batch]`` int64, for layers that encode it themselves.
@@ -61,8 +63,16 @@ class Features:
 
 
 def _average(name: str, tokens: Any, num_tokens: int) -> Any:  # noqa: ANN401 -- Keras tensors
-    embedded = keras.layers.Embedding(num_tokens, _SEQUENCE_DIMENSION, mask_zero=True, name=f"{name}_embedding")(tokens)
-    return keras.layers.GlobalAveragePooling1D(name=f"{name}_average")(embedded)
+    embedded = keras.layers.Embedding(num_tokens, _SEQUENCE_DIMENSION, name=_named(name, "embedding"))(tokens)
+    return AverageTokens(name=_named(name, "average"))([embedded, tokens])
+
+
+def _named(column: str, part: str) -> str:
+    """Name of a layer, which no column has; TensorFlow takes no other signs.
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/Graph#name_scope
+    """
+    return f"{signature_name(column)}>{part}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Target:
     def head(self, x: Any) -> Any:  # noqa: ANN401 -- a Keras tensor
         """The output layer over ``[batch, n]``: probabilities ``[batch, units]``, or a value ``[batch, 1]``; always float32."""
         activation = {"binary": "sigmoid", "classes": "softmax", "regression": "linear"}[self.kind]
-        return keras.layers.Dense(self.units, activation=activation, dtype="float32", name="output")(x)
+        return keras.layers.Dense(self.units, activation=activation, dtype="float32", name="refit->output")(x)
 
 
 def build_target(plan: TargetPlan) -> Target:
@@ -90,7 +100,12 @@ def build_target(plan: TargetPlan) -> Target:
 
 
 def build_inputs(plans: Sequence[FeaturePlan], crosses: Sequence[CrossPlan] = ()) -> Features:
-    """Raw inputs and their encodings."""
+    """Raw inputs and their encodings.
+
+    Raises:
+        DataError: two features have nearly the same name.
+    """
+    check_names([*(plan.name for plan in plans), *(cross.name for cross in crosses)])
     inputs = {plan.name: _input(plan) for plan in plans}
     parts = [*_scaled(plans, inputs), *_vectors(plans, inputs), *_moments(plans, inputs)]
     indices = {plan.name: _index(plan, inputs[plan.name]) for plan in plans if plan.kind == "category"}
@@ -99,14 +114,14 @@ def build_inputs(plans: Sequence[FeaturePlan], crosses: Sequence[CrossPlan] = ()
     sequences = {plan.name for plan in plans if _is_sequence(plan)}
     return Features(
         inputs=inputs,
-        numeric=_join(parts, "numeric_features"),
+        numeric=_join(parts, "refit->numeric"),
         categories={
             **{plan.name: _encode(plan, indices[plan.name], num_tokens[plan.name]) for plan in plans if plan.kind == "category"},
-            **{plan.name: _bins(plan, inputs[plan.name]) for plan in plans if _is_binned(plan)},
+            **{plan.name: _bins(plan, inputs) for plan in plans if _is_binned(plan)},
             **{cross.name: _cross(cross, inputs) for cross in crosses},
         },
         images={plan.name: _image(plan, inputs[plan.name]) for plan in plans if plan.kind == "image"},
-        texts={name: tokens for name, tokens in texts.items() if name not in sequences},
+        texts={name: keras.ops.cast(tokens, "float32") for name, tokens in texts.items() if name not in sequences},
         sequences={name: tokens for name, tokens in texts.items() if name in sequences},
         indices=indices,
         num_tokens=num_tokens,
@@ -136,7 +151,7 @@ def _is_binned(plan: FeaturePlan) -> bool:
 
 
 def _column(plan: FeaturePlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- Keras tensors
-    return keras.layers.Reshape((1,), dtype="float32", name=f"{plan.name}_column")(inputs[plan.name])
+    return keras.layers.Reshape((1,), dtype="float32", name=_named(plan.name, "column"))(inputs[plan.name])
 
 
 def _scaled(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
@@ -144,29 +159,39 @@ def _scaled(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[An
     numbers = [plan for plan in plans if plan.kind == "numeric" and not _is_binned(plan)]
     if not numbers:
         return
-    x = _join([_column(plan, inputs) for plan in numbers], "numeric")
+    x = _join([_column(plan, inputs) for plan in numbers], "refit->numbers")
     marked = [position for position, plan in enumerate(numbers) if plan.num_missing]
     fills = [plan.mean or 0.0 if plan.fill is None else plan.fill for plan in numbers]
-    x = FillMissing(fills, marked, dtype="float32", name="numeric_filled")(x)
+    x = FillMissing(fills, marked, dtype="float32", name="refit->filled")(x)
     logged = [position for position, plan in enumerate(numbers) if _said(plan).log]
     if logged:
-        x = SignedLog(logged, dtype="float32", name="numeric_log")(x)
+        x = SignedLog(logged, dtype="float32", name="refit->log")(x)
     mean = [plan.mean or 0.0 for plan in numbers] + [0.0] * len(marked)
     variance = [plan.variance or 1.0 for plan in numbers] + [1.0] * len(marked)
-    x = keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="numeric_scaled")(x)
+    x = _normalize(x, mean, variance, "refit->scaled")
     limits = {position: clip for position, plan in enumerate(numbers) if (clip := _said(plan).clip)}
-    yield ClipColumns(limits, dtype="float32", name="numeric_clipped")(x) if limits else x
+    yield ClipColumns(limits, dtype="float32", name="refit->clipped")(x) if limits else x
 
 
-def _bins(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+def _normalize(x: Any, means: Sequence[float], variances: Sequence[float], name: str) -> Any:  # noqa: ANN401 -- Keras tensors
+    """Columns by mean and deviation; those of deviations that Keras's layer cannot divide by are multiplied before, by powers of two."""
+    deviations = [math.sqrt(variance) for variance in variances]
+    low, high = _DEVIATIONS
+    factors = [1.0 if low < deviation < high else 2.0 ** -math.frexp(deviation)[1] for deviation in deviations]
+    if any(factor != 1 for factor in factors):
+        x = keras.layers.Rescaling(factors, dtype="float32", name=f"{name}_first")(x)
+    means = [mean * factor for mean, factor in zip(means, factors, strict=True)]
+    variances = [(deviation * factor) ** 2 for deviation, factor in zip(deviations, factors, strict=True)]
+    return keras.layers.Normalization(mean=means, variance=variances, dtype="float32", name=name)(x)
+
+
+def _bins(plan: FeaturePlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- Keras tensors
     """One-hot ``[batch, 1 + bins]``; position 0 is missing."""
     boundaries = list(plan.boundaries or ())
-    x = FillMissing([plan.fill or 0.0], [0], dtype="float32", name=f"{plan.name}_filled")(
-        keras.layers.Reshape((1,), dtype="float32")(column)
-    )
+    x = FillMissing([plan.fill or 0.0], [0], dtype="float32", name=_named(plan.name, "filled"))(_column(plan, inputs))
     if _said(plan).log:
-        x = SignedLog([0], dtype="float32", name=f"{plan.name}_log")(x)
-    number = keras.layers.Discretization(boundaries, name=f"{plan.name}_bin")(x[:, 0])
+        x = SignedLog([0], dtype="float32", name=_named(plan.name, "log"))(x)
+    number = keras.layers.Discretization(boundaries, name=_named(plan.name, "bin"))(x[:, 0])
     number = keras.ops.where(x[:, 1] > 0, 0, number + 1)
     return _one_hot(plan.name, number, len(boundaries) + 2)
 
@@ -174,8 +199,9 @@ def _bins(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tenso
 def _vectors(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
     for plan in plans:
         if plan.kind == "vector":
-            mean, variance = (list(plan.means), list(plan.variances or ())) if plan.means else (0.0, 1.0)
-            yield keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name=f"{plan.name}_scaled")(inputs[plan.name])
+            (size,) = plan.column.shape or (0,)
+            means, variances = plan.means or [0.0] * size, plan.variances or [1.0] * size
+            yield _normalize(inputs[plan.name], means, variances, _named(plan.name, "scaled"))
 
 
 def _moments(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[Any]:
@@ -183,8 +209,8 @@ def _moments(plans: Iterable[FeaturePlan], inputs: dict[str, Any]) -> Iterator[A
         if plan.kind == "timestamp":
             said = plan.feature if isinstance(plan.feature, TimestampFeature) else TimestampFeature(kind="timestamp")
             elapsed = (plan.mean or 0.0, (plan.variance or 1.0) ** 0.5) if said.elapsed else None
-            layer = TimeParts(list(said.parts), elapsed, is_marked=bool(plan.num_missing), dtype="float32", name=f"{plan.name}_parts")
-            yield layer(inputs[plan.name])
+            parts, is_marked = time_parts(plan.column, said), bool(plan.num_missing)
+            yield TimeParts(parts, elapsed, is_marked=is_marked, dtype="float32", name=_named(plan.name, "parts"))(inputs[plan.name])
 
 
 # ---- categories
@@ -199,7 +225,7 @@ def count_tokens(plan: FeaturePlan) -> int:
 
 def _index(plan: FeaturePlan, column: Any) -> Any:  # noqa: ANN401 -- Keras tensors
     """The number of the token ``[batch]``: 0 is missing, 1 unseen (hashed values begin at 1)."""
-    name, missing = f"{plan.name}_index", MISSING_INTEGER if is_whole(plan.column) else ""
+    name, missing = _named(plan.name, "index"), MISSING_INTEGER if is_whole(plan.column) else ""
     if isinstance(plan.feature, CategoryFeature) and plan.feature.hash_bins:
         return keras.layers.Hashing(plan.feature.hash_bins + 1, mask_value=missing, name=name)(column)
     vocabulary = list(plan.vocabulary or ())
@@ -214,7 +240,7 @@ def _encode(plan: FeaturePlan, index: Any, num_tokens: int) -> Any:  # noqa: ANN
     said = plan.feature
     if not isinstance(said, CategoryFeature) or said.encoding == "one_hot":
         return _one_hot(plan.name, index, num_tokens)
-    return keras.layers.Embedding(num_tokens, said.dimension or choose_dimension(num_tokens), name=f"{plan.name}_embedding")(index)
+    return keras.layers.Embedding(num_tokens, said.dimension or choose_dimension(num_tokens), name=_named(plan.name, "embedding"))(index)
 
 
 def choose_dimension(num_tokens: int) -> int:
@@ -222,16 +248,16 @@ def choose_dimension(num_tokens: int) -> int:
 
     Source: the rule of thumb of fast.ai's tabular models, https://docs.fast.ai/tabular.model.html#emb_sz_rule
     """
-    return max(2, min(_MAX_DIMENSION, round(1.6 * num_tokens**0.56)))
+    return max(2, min(_MAX_DIMENSION, round(1.6 * math.pow(num_tokens, 0.56))))
 
 
 def _one_hot(name: str, index: Any, num_tokens: int) -> Any:  # noqa: ANN401 -- Keras tensors
-    return keras.layers.CategoryEncoding(num_tokens=num_tokens, output_mode="one_hot", name=f"{name}_one_hot")(index)
+    return keras.layers.CategoryEncoding(num_tokens=num_tokens, output_mode="one_hot", name=_named(name, "one_hot"))(index)
 
 
 def _cross(cross: CrossPlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- Keras tensors
     columns = tuple(inputs[name] for name in cross.of)
-    return keras.layers.HashedCrossing(cross.bins, output_mode="one_hot", name=f"{cross.name}_cross")(columns)
+    return keras.layers.HashedCrossing(cross.bins, output_mode="one_hot", name=_named(cross.name, "cross"))(columns)
 
 
 # ---- images and texts
@@ -239,13 +265,16 @@ def _cross(cross: CrossPlan, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 -- 
 
 def _image(plan: FeaturePlan, image: Any) -> Any:  # noqa: ANN401 -- Keras tensors
     said = plan.feature if isinstance(plan.feature, ImageFeature) else ImageFeature(kind="image")
-    x = keras.layers.Rescaling(plan.scale or 1.0, name=f"{plan.name}_scaled")(image)
-    if said.resize:
-        x = keras.layers.Resizing(*said.resize, name=f"{plan.name}_resized")(x)
+    if is_encoded(plan.column):
+        height, width = said.resize or (1, 1)
+        image = DecodeImages(height, width, 1 if said.color == "grey" else 3, name=_named(plan.name, "decoded"))(image)
+    x = keras.layers.Rescaling(plan.scale or 1.0, name=_named(plan.name, "scaled"))(image)
+    if said.resize and not is_encoded(plan.column):
+        x = keras.layers.Resizing(*said.resize, name=_named(plan.name, "resized"))(x)
     if said.color == "grey" and x.shape[-1] == 3:
-        x = keras.layers.RandomGrayscale(1.0, name=f"{plan.name}_grey")(x, training=True)[..., :1]
+        x = keras.ops.image.rgb_to_grayscale(x)
     if said.color == "rgb" and x.shape[-1] == 1:
-        x = keras.layers.Concatenate(name=f"{plan.name}_rgb")([x, x, x])
+        x = keras.layers.Concatenate(name=_named(plan.name, "rgb"))([x, x, x])
     return x
 
 
@@ -259,7 +288,7 @@ def _vectorize(plan: FeaturePlan) -> keras.layers.Layer:
         "vocabulary": list(plan.vocabulary or ()),
         "standardize": _PUNCTUATION,
         "split": "whitespace" if said.split == "words" else "character",
-        "name": f"{plan.name}_tokens",
+        "name": _named(plan.name, "tokens"),
     }
     if said.encoding == "sequence":
         return keras.layers.TextVectorization(output_mode="int", output_sequence_length=said.length, **common)

@@ -1,14 +1,16 @@
 """Keras layers that refit's own graphs need and Keras does not have."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="refit")
 class FillMissing(keras.layers.Layer):  # type: ignore[misc]
-    """Replace missing numbers (NaN) by a value a column, and append an indicator for the columns that had missing ones.
+    """Replace missing and infinite numbers by a value a column, and append an indicator for the columns that had missing ones.
 
     Input ``[batch, columns]`` float; output ``[batch, columns + indicators]`` float: the filled columns, then 1.0 where a
     value was missing for each column with an indicator.
@@ -26,7 +28,7 @@ class FillMissing(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:  # noqa: ANN401 -- a backend tensor
         """Fill and mark."""
-        missing = keras.ops.isnan(inputs)
+        missing = keras.ops.logical_not(keras.ops.isfinite(inputs))
         filled = keras.ops.where(missing, np.asarray(self.values, dtype=self.compute_dtype), inputs)
         if not self.indicators:
             return filled
@@ -108,14 +110,15 @@ class TimeParts(keras.layers.Layer):  # type: ignore[misc]
     itself where ``elapsed`` is given, and whether there is no moment where ``is_marked``. Everything else is 0 for a missing moment.
 
     Args:
-        parts: ``minute`` (of the hour), ``hour`` (of the day, with its minutes), ``weekday``, ``day`` (of the month), ``month``, ``year_day``.
+        parts: ``minute`` (of the hour), ``hour`` (of the day, with its minutes), ``weekday``, ``day`` (of the month), ``month``,
+            ``year_day``.
         elapsed: mean and deviation in microseconds.
         is_marked: whether missing moments are told.
 
     Source: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
     """
 
-    def __init__(self, parts: list[str], elapsed: tuple[float, float] | None = None, *, is_marked: bool = False, **kwargs: Any) -> None:  # noqa: ANN401 -- Keras's own
+    def __init__(self, parts: Sequence[str], elapsed: tuple[float, float] | None = None, *, is_marked: bool = False, **kwargs: Any) -> None:  # noqa: ANN401 -- Keras's own
         """Keep the constants; the layer has no weights."""
         super().__init__(**kwargs)
         self.parts, self.elapsed, self.is_marked = list(parts), tuple(elapsed) if elapsed else None, is_marked
@@ -168,3 +171,62 @@ def _shares(moments: Any) -> dict[str, Any]:  # noqa: ANN401 -- backend tensors
         "year_day": (year_day, 366),
     }
     return {name: keras.ops.cast(number, "float64") / period for name, (number, period) in whole.items()}
+
+
+@keras.saving.register_keras_serializable(package="refit")
+class DecodeImages(keras.layers.Layer):  # type: ignore[misc]
+    """Decode files of images (JPEG, PNG, GIF's first picture, BMP) and resize them.
+
+    Input string ``[batch]``; output float32 ``[batch, height, width, channels]`` from 0 to 255; an empty string is black.
+
+    Args:
+        height: of what comes out.
+        width: likewise.
+        channels: 1 or 3.
+    """
+
+    def __init__(self, height: int, width: int, channels: int, **kwargs: Any) -> None:  # noqa: ANN401 -- Keras's own
+        """Keep the shape; the layer has no weights."""
+        super().__init__(**kwargs)
+        self.shape = (int(height), int(width), int(channels))
+        self.supports_jit = False
+
+    def call(self, inputs: Any) -> Any:  # noqa: ANN401 -- a backend tensor
+        """Decode one after another."""
+
+        def decode(content: Any) -> Any:  # noqa: ANN401 -- tensors
+            image = tf.io.decode_image(content, channels=self.shape[2], expand_animations=False)
+            return tf.ensure_shape(tf.image.resize(image, self.shape[:2]), self.shape)
+
+        def one(content: Any) -> Any:  # noqa: ANN401 -- tensors
+            return tf.cond(tf.equal(content, ""), lambda: tf.zeros(self.shape), lambda: decode(content))
+
+        return tf.map_fn(one, inputs, fn_output_signature=tf.TensorSpec(self.shape, tf.float32))
+
+    def compute_output_spec(self, inputs: Any) -> Any:  # noqa: ANN401 -- Keras's own
+        """A float tensor of that shape."""
+        return keras.KerasTensor((*inputs.shape, *self.shape), dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Constants for saving."""
+        height, width, channels = self.shape
+        return {**super().get_config(), "height": height, "width": width, "channels": channels}
+
+
+@keras.saving.register_keras_serializable(package="refit")
+class AverageTokens(keras.layers.Layer):  # type: ignore[misc]
+    """The mean of a sequence's embeddings, zeros where it has no token; Keras's pooling divides by nothing there.
+
+    Inputs: embeddings ``[batch, length, d]`` and tokens ``[batch, length]``, of which 0 is padding; output ``[batch, d]``.
+    """
+
+    def call(self, inputs: Any) -> Any:  # noqa: ANN401 -- backend tensors
+        """Average."""
+        embedded, tokens = inputs
+        is_token = keras.ops.cast(keras.ops.not_equal(tokens, 0), embedded.dtype)
+        total = keras.ops.sum(embedded * keras.ops.expand_dims(is_token, -1), axis=1)
+        return total / keras.ops.maximum(keras.ops.sum(is_token, axis=1, keepdims=True), 1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:  # noqa: ANN401 -- Keras's own
+        """One vector a row."""
+        return (input_shape[0][0], input_shape[0][-1])

@@ -20,7 +20,7 @@ import tensorflow as tf
 from refit.feature_plans import encode_labels
 from refit.records import FeaturePlan, TargetPlan
 from refit.row_groups import RowGroups
-from refit.schema import BINARY, check_present, raw_input, to_numpy
+from refit.schema import check_present, is_encoded, raw_input, to_numpy
 from refit.weights import sample_weights
 
 LABEL, WEIGHT = "_label", "_weight"
@@ -107,7 +107,7 @@ def plan_packing(features: Sequence[FeaturePlan], target: TargetPlan, sample_wei
 
 
 def _feature_field(plan: FeaturePlan) -> Field:
-    if plan.column.type == str(BINARY):
+    if is_encoded(plan.column):
         return Field(plan.name, plan.name, "int32", (), "bytes")
     dtype, shape = raw_input(plan)
     return Field(plan.name, plan.name, "int32", (), "words") if dtype == "string" else Field(plan.name, plan.name, dtype, shape)

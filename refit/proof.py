@@ -36,7 +36,7 @@ def answer(request: dict[str, Any], predict: Callable[..., Any]) -> dict[str, An
     import tensorflow as tf
 
     with np.load(request["inputs"], allow_pickle=False) as stored:
-        inputs = {name: stored[name] for name in stored.files}
+        inputs = {name.removeprefix("of "): stored[name] for name in stored.files}
 
     def call(start: int, size: int) -> dict[str, Any]:
         return dict(predict(**{name: tf.constant(values[start : start + size]) for name, values in inputs.items()}))

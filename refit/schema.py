@@ -5,11 +5,13 @@ field's metadata, so that any Parquet reader sees an ordinary column. Loads with
 """
 
 import json
+import re
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
-from refit.config import ColumnType
+from refit.config import ColumnType, TimePart, TimestampFeature
 from refit.errors import DataError
 from refit.records import Column, FeaturePlan
 
@@ -108,12 +110,48 @@ def is_time(column: Column) -> bool:
     return bool(pa.types.is_date(arrow_type) or pa.types.is_timestamp(arrow_type))
 
 
+def time_parts(column: Column, feature: TimestampFeature) -> list[TimePart]:
+    """The parts of a date or a moment that its feature has."""
+    usual: list[TimePart] = ["weekday", "year_day"] if pa.types.is_date(field_of(column).type) else ["hour", "weekday", "year_day"]
+    return usual if feature.parts is None else list(feature.parts)
+
+
+def is_encoded(column: Column) -> bool:
+    """Whether the column holds files as bytes."""
+    return column.type == str(BINARY)
+
+
+def signature_name(column: str) -> str:
+    """The input of an exported model for a column: ASCII letters, digits and underscores, a letter first.
+
+    Source: TensorFlow takes no others, see ``sanitize_arg_name`` in tensorflow/core/function/polymorphism/function_type.py.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]", lambda found: "_" if found[0].isascii() else f"u{ord(found[0]):x}", column)
+    return name if name[:1].isalpha() else f"arg_{name}"
+
+
+def check_names(columns: Iterable[str]) -> None:
+    """See that columns can be told apart as inputs of a model.
+
+    Raises:
+        DataError: two have one name but for signs, spaces or capitals, or one has a slash, which Keras does not take.
+    """
+    seen: dict[str, str] = {}
+    for column in columns:
+        remedy = "Give it another name: data.derive makes a column of it."
+        if "/" in column:
+            raise DataError(f'"{column}" cannot be an input of a model: its name has a slash.', where="features", remedy=remedy)
+        other = seen.setdefault(signature_name(column).casefold(), column)
+        if other != column:
+            raise DataError(f'"{other}" and "{column}" would be one input of the model.', where="features", remedy=remedy)
+
+
 def raw_input(feature: FeaturePlan) -> tuple[str, tuple[int, ...]]:
     """Dtype and shape of one row of the model's raw input for a feature; a moment is microseconds since 1970."""
     if feature.kind == "numeric":
         return "float32", ()
-    if feature.kind in ("image", "vector"):
-        return str(feature.column.dtype), tuple(feature.column.shape or ())
+    if feature.column.shape is not None:
+        return str(feature.column.dtype), tuple(feature.column.shape)
     if feature.kind == "timestamp":
         return "int64", ()
     return ("int64", ()) if is_whole(feature.column) else ("string", ())
@@ -127,8 +165,11 @@ def to_numpy(values: pa.ChunkedArray, feature: FeaturePlan) -> np.ndarray:
     Raises:
         DataError: an image or a vector is missing.
     """
-    if feature.kind in ("image", "vector"):
+    if feature.column.shape is not None:
         return tensor_to_numpy(values, feature.column)
+    if is_encoded(feature.column):
+        check_present(values, feature.column)
+        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=object)
     if feature.kind == "numeric":
         return numbers_to_numpy(values)
     if feature.kind == "timestamp":
@@ -145,7 +186,9 @@ def numbers_to_numpy(values: pa.ChunkedArray) -> np.ndarray:
     """Numbers or truth values as float32 ``[rows]``; missing ones are NaN. A view of Arrow's buffer where that holds such values."""
     if pa.types.is_float32(values.type):
         return np.asarray(values.fill_null(float("nan")).to_numpy())
-    return np.asarray(values.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(), dtype=np.float32)
+    numbers = values.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy()
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        return np.asarray(numbers, dtype=np.float32)
 
 
 def moments_to_numpy(values: pa.ChunkedArray) -> np.ndarray:

@@ -14,11 +14,11 @@ import pyarrow as pa
 from refit import drift, expectations, labels, leakage, registry, sizes
 from refit.assignments import NO_SIDE, Sides
 from refit.casting import sealed_connection
-from refit.config import Job, TargetKind, nearest
+from refit.config import Feature, ImageFeature, Job, TargetKind, TimestampFeature, nearest
 from refit.errors import CorruptRecordError, DataError, UnknownNameError
 from refit.layout import DatasetLayout, Layout
 from refit.records import CheckRecord, Column, DriftRecord, SnapshotRecord, ValidationRecord
-from refit.schema import is_number, is_time, is_whole
+from refit.schema import field_of, is_encoded, is_number, is_time, is_whole
 from refit.shards import live_mask, live_rows_sql, shard_paths, telling_damage
 from refit.snapshots import read_snapshot
 from refit.sources.inputs import literal
@@ -93,8 +93,10 @@ def _missing(lost: list[str], columns: dict[str, Column]) -> str:
 def _kind_checks(job: Job, columns: dict[str, Column]) -> Iterator[CheckRecord]:
     wrong = [
         f'"{name}" is {columns[name].type}, which cannot be a {feature.kind}'
-        for name, feature in job.feature_columns.items()
         if not fits(columns[name], feature.kind)
+        else f'"{name}": {fault}'
+        for name, feature in job.feature_columns.items()
+        if (fault := option_fault(columns[name], feature)) or not fits(columns[name], feature.kind)
     ]
     yield CheckRecord.of("feature kinds", not wrong, "each fits its column", "; ".join(wrong))
     target = columns[job.target.column]
@@ -116,7 +118,7 @@ VECTOR_DTYPES = ("float32", "float64", "uint8", "int32", "int64")
 def fits(column: Column, kind: str) -> bool:
     """Whether a feature of this kind can be made of the column."""
     if kind == "image":
-        return column.shape is not None and len(column.shape) == 3 and column.dtype in ("uint8", "float32")
+        return is_encoded(column) or (column.shape is not None and len(column.shape) == 3 and column.dtype in ("uint8", "float32"))
     if kind == "vector":
         return column.shape is not None and len(column.shape) == 1 and column.dtype in VECTOR_DTYPES
     if column.shape is not None:
@@ -126,6 +128,25 @@ def fits(column: Column, kind: str) -> bool:
     if kind == "numeric":
         return is_number(column)
     return column.type == "string" or (kind == "category" and is_whole(column))
+
+
+def option_fault(column: Column, feature: Feature) -> str:
+    """What of the feature's options does not go with the column; empty where all do."""
+    if isinstance(feature, ImageFeature):
+        return _image_fault(column, feature)
+    if isinstance(feature, TimestampFeature) and pa.types.is_date(field_of(column).type):
+        wrong = [part for part in feature.parts or () if part in ("hour", "minute")]
+        return f"a date has no {wrong[0]}" if wrong else ""
+    return ""
+
+
+def _image_fault(column: Column, feature: ImageFeature) -> str:
+    if is_encoded(column):
+        return "" if feature.resize else "images stored encoded have any size: say resize: [height, width]"
+    channels = (column.shape or (1,))[-1]
+    if feature.color and channels not in (1, 3):
+        return f"color is for images of 1 or 3 channels, these have {channels}"
+    return ""
 
 
 def _input_checks(snapshot: SnapshotRecord) -> Iterator[CheckRecord]:

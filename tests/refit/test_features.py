@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from refit.config import CategoryFeature, ImageFeature, NumericFeature
+from refit.config import CategoryFeature, NumericFeature
 from refit.errors import DataError
 from refit.feature_plans import encode_labels, fit_plans, plan_target, resolve_features
 from refit.features import build_inputs, build_target
@@ -14,7 +14,7 @@ from refit.labels import MAX_CLASSES
 from refit.records import TargetPlan
 from refit.schema import MISSING_INTEGER, to_numpy
 from refit.splits import Rows
-from tests.refit.small import job_of, snapshot_of, stored
+from tests.refit.small import job_of, plan_of, snapshot_of, stored
 
 
 def plans_of(table, **features):
@@ -80,10 +80,32 @@ def test_a_number_that_is_missing_only_after_training_is_the_mean():
     np.testing.assert_allclose(numeric, [[0], [1.2247449]], rtol=1e-5)
 
 
-def test_a_constant_column_gives_zeros_and_divides_by_nothing():
-    table = stored(x=[7.0, 7.0, 7.0], z=[1, 1, 1], y=[1.0] * 3)
-    numeric = encoded(plans_of(table), table)["numeric"]
-    np.testing.assert_array_equal(numeric, np.zeros((3, 2)))
+@pytest.mark.parametrize(
+    ("values", "feature", "told"),
+    [
+        ([7.0] * 3, "numeric", "7.0"),
+        ([1] * 3, "category", "1"),
+        (["a"] * 3, "category", "a"),
+        (pa.array([5] * 3, pa.date32()), "timestamp", "1970-01-06"),
+        (np.ones((3, 2), np.float32), "vector", "the same vector"),
+    ],
+)
+def test_a_constant_column_that_is_declared_is_refused(values, feature, told):
+    with pytest.raises(DataError, match=rf'"x" has the same value in every row of the train split. Received: {told}'):
+        plans_of(stored(x=values, y=[1.0, 2.0, 3.0]), x={"kind": feature})
+
+
+def test_a_constant_column_that_nobody_asked_for_is_left_out_with_a_warning(caplog):
+    table = stored(x=[7.0] * 4, z=[1, 2, 3, 4], word=["a"] * 4, y=[1.0, 2.0, 3.0, 4.0])
+    plan = plan_of(job_of("y", fit__batch_size=2), table)
+    assert [feature.name for feature in plan.features] == ["z"]
+    assert '"x" has the same value in every row of the train split. It is left out' in caplog.text
+    assert '"word" has the same value' in caplog.text
+
+
+def test_a_table_in_which_no_column_varies_is_refused():
+    with pytest.raises(DataError, match="no column varies in the train split"):
+        plan_of(job_of("y", fit__batch_size=2), stored(x=[7.0] * 4, y=[1.0, 2.0, 3.0, 4.0]))
 
 
 def test_a_number_that_is_nan_counts_as_missing():
@@ -122,6 +144,7 @@ def test_kinds_are_inferred_from_columns():
         "truth": "numeric",
         "word": "category",
         "image": "image",
+        "vector": "vector",
     }
 
 
@@ -205,14 +228,6 @@ def test_images_are_scaled(dtype, scale, expected):
 def test_an_image_beside_numbers_is_no_part_of_the_vector():
     table = stored(image=np.ones((2, 2, 2, 1), np.uint8), n=[1.0, 3.0], y=[1.0] * 2)
     assert encoded(plans_of(table), table)["vector"].shape == (2, 1)
-
-
-def test_the_kinds_of_features_are_those_of_the_config():
-    assert {f.model_fields["kind"].annotation.__args__[0] for f in (NumericFeature, CategoryFeature, ImageFeature)} == {
-        "numeric",
-        "category",
-        "image",
-    }
 
 
 # ---- target
