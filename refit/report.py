@@ -2,17 +2,19 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite, sqrt
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from refit import figures
+from refit.config import CategoryFeature, ImageFeature, NumericFeature, TextFeature, TimestampFeature
 from refit.headline import Facts, name_champion, read_stages, warn_of_data, write_headline
 from refit.layout import Layout
 from refit.records import (
@@ -27,9 +29,11 @@ from refit.records import (
     SourceRecord,
     write_atomically,
 )
+from refit.schema import time_parts
 from refit.stages import STAGES
 from refit.wording import (
     ABSENT,
+    TIMES,
     counted,
     format_bytes,
     format_column,
@@ -49,6 +53,7 @@ from refit.wording import (
     tell_evidence,
 )
 
+_DAY_MICROSECONDS = 86_400e6
 _MAX_TILES = 2
 _MAX_ROWS = 50
 _MAX_INPUTS = 20
@@ -223,16 +228,55 @@ def draw_comparison(facts: Facts) -> str | None:
 
 def describe_feature(plan: FeaturePlan) -> str:
     """The statistics that the feature's layers hold."""
-    parts = []
-    if plan.mean is not None and plan.variance is not None:
-        parts.append(f"mean {format_number(plan.mean)}, deviation {format_number(sqrt(max(plan.variance, 0.0)))}")
-    if plan.vocabulary is not None:
-        parts.append(f"{counted(len(plan.vocabulary), 'value')}: {format_list(plan.vocabulary)}")
+    parts = [*_describe_scale(plan), *_describe_tokens(plan)]
+    if isinstance(plan.feature, TimestampFeature):
+        parts.insert(0, ", ".join(time_parts(plan.column, plan.feature)))
     if plan.scale is not None:
-        parts.append(f"scaled by {_fraction(plan.scale)}")
+        parts += [*_describe_shape(plan), f"scaled by {_fraction(plan.scale)}"]
     if plan.num_missing:
         parts.append(f"{plan.num_missing:,} missing")
-    return "; ".join(parts) or ABSENT
+    return "; ".join(part for part in parts if part) or ABSENT
+
+
+def _describe_scale(plan: FeaturePlan) -> Iterator[str]:
+    said = plan.feature if isinstance(plan.feature, NumericFeature) else NumericFeature(kind="numeric")
+    if said.log:
+        yield "logarithm"
+    if plan.boundaries is not None:
+        yield f"{counted(len(plan.boundaries) + 1, 'bin')}, bounds {format_list(map(format_number, plan.boundaries))}"
+    if plan.means is not None:
+        yield f"{len(plan.means):,} means and deviations"
+    elif plan.kind == "timestamp":
+        yield _describe_elapsed(plan)
+    elif plan.mean is not None and plan.variance is not None:
+        deviation = format_number(sqrt(max(plan.variance, 0.0)))
+        middle, spread = ("median", "quartiles' deviation") if said.scale == "robust" else ("mean", "deviation")
+        yield f"{middle} {format_number(plan.mean)}, {spread} {deviation}"
+    if said.clip:
+        yield f"at most {said.clip:g} either side"
+
+
+def _describe_elapsed(plan: FeaturePlan) -> str:
+    if plan.mean is None or not isinstance(plan.feature, TimestampFeature) or not plan.feature.elapsed:
+        return ""
+    days = sqrt(plan.variance or 0.0) / _DAY_MICROSECONDS
+    return f"mean {np.datetime64(int(plan.mean), 'us').astype('datetime64[D]')}, deviation {format_number(days)} days"
+
+
+def _describe_tokens(plan: FeaturePlan) -> Iterator[str]:
+    if plan.vocabulary is not None:
+        yield f"{counted(len(plan.vocabulary), 'token' if plan.kind == 'text' else 'value')}: {format_list(plan.vocabulary)}"
+    if isinstance(plan.feature, CategoryFeature):
+        yield f"{plan.feature.hash_bins:,} hash bins" if plan.feature.hash_bins else ""
+        yield "embedding" if plan.feature.encoding == "embedding" else ""
+    if isinstance(plan.feature, TextFeature):
+        yield plan.feature.encoding.replace("_", "-")
+
+
+def _describe_shape(plan: FeaturePlan) -> Iterator[str]:
+    if isinstance(plan.feature, ImageFeature):
+        yield f"resized to {TIMES.join(map(str, plan.feature.resize))}" if plan.feature.resize else ""
+        yield plan.feature.color or ""
 
 
 def _fraction(scale: float) -> str:

@@ -64,7 +64,7 @@ def flat(batches):
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(num_rows=st.integers(1, 4000), batch_size=st.integers(1, 1500), seed=st.integers(0, 2**31 - 1), group_rows=st.integers(20, 900))
+@given(num_rows=st.integers(2, 4000), batch_size=st.integers(1, 1500), seed=st.integers(0, 2**31 - 1), group_rows=st.integers(20, 900))
 def test_each_row_comes_once_an_epoch(tmp_path_factory, engine, num_rows, batch_size, seed, group_rows):
     batch_size = min(max(batch_size, num_rows // 60), num_rows)
     small = numbered(tmp_path_factory.mktemp("rows"), num_rows, engine, batch_size=batch_size, group_rows=group_rows)
@@ -516,7 +516,7 @@ def test_a_missing_image_is_refused(engine):
 
 
 def test_a_label_of_validation_that_train_has_not_is_refused_when_batches_are_planned(tmp_path, engine):
-    table = stored(x=[1.0] * 4, y=["a", "b", "a", "c"])
+    table = stored(x=[1.0, 2.0, 3.0, 4.0], y=["a", "b", "a", "c"])
     job = job_of("y", fit__batch_size=1, target__kind="classes", batches__engine=engine)
     with pytest.raises(DataError, match=r'1 rows have a "y" that does not occur in the train split.*\'c\''):
         keep(tmp_path, job, table, [0, 0, 0, 1])

@@ -22,9 +22,11 @@ from refit.fitting import assemble_model
 from refit.layers import DecodeImages, TimeParts
 from refit.layout import Layout
 from refit.records import BatchesRecord, FeaturePlan
+from refit.report import describe_feature
 from refit.schema import MISSING_INTEGER, check_names, signature_name, to_numpy
 from refit.splits import Rows
 from refit.validation import option_fault
+from refit.wording import ABSENT
 from tests.refit.small import job_of, keep, packed, plan_of, snapshot_of, stored
 
 DAY = 86_400_000_000
@@ -453,6 +455,45 @@ def test_encoded_images_may_have_different_sizes_and_none_is_black():
 def test_encoded_images_need_a_size():
     with pytest.raises(DataError, match=r"features.x: images stored encoded have any size: say resize: \[height, width\]"):
         build(files_of(PIXELS), {"kind": "image"})
+
+
+# ---- what the report says
+
+NUMBERS = [*range(1, 100), None]
+DESCRIBED = [
+    (NUMBERS, {"kind": "numeric"}, "mean 50.00, deviation 28.58; 1 missing"),
+    (
+        NUMBERS,
+        {"kind": "numeric", "scale": "robust", "clip": 3},
+        "median 50.00, quartiles' deviation 36.32; at most 3 either side; 1 missing",
+    ),
+    (NUMBERS, {"kind": "numeric", "log": True}, "logarithm; mean 3.674, deviation 0.852; 1 missing"),
+    (NUMBERS, {"kind": "numeric", "scale": "bins", "bins": 4}, "4 bins, bounds 25.50, 50.00, 74.50; 1 missing"),
+    (NUMBERS, {"kind": "numeric", "scale": "none"}, "1 missing"),
+    (["b", "a", "b"], {"kind": "category"}, "2 values: b, a"),
+    (["b", "a", "b"], {"kind": "category", "encoding": "embedding"}, "2 values: b, a; embedding"),
+    (["b", "a", None], {"kind": "category", "hash_bins": 1000}, "1,000 hash bins; 1 missing"),
+    (["b a", "b"], {"kind": "text", "ngrams": 1, "min_count": 1}, "2 tokens: b, a; tf-idf"),
+    (np.array([[1.0, 2.0], [3.0, 4.0]]), {"kind": "vector"}, "2 means and deviations"),
+    (np.array([[1.0, 2.0], [3.0, 4.0]]), {"kind": "vector", "scale": "none"}, ABSENT),
+    (pa.array([0, 2], pa.date32()), {"kind": "timestamp"}, "weekday, year_day"),
+    (
+        pa.array([0, 2], pa.date32()),
+        {"kind": "timestamp", "parts": ["month"], "elapsed": True},
+        "month; mean 1970-01-02, deviation 1.000 days",
+    ),
+    (
+        np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3),
+        {"kind": "image", "resize": [2, 2], "color": "grey"},
+        "resized to 2 × 2; grey; scaled by 1/255",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "feature", "told"), DESCRIBED)
+def test_what_each_feature_holds_is_told(values, feature, told) -> None:
+    built = Built(stored(x=values, y=np.arange(len(values)) * 1.0), x=feature)
+    assert describe_feature(built.plan["x"]) == told
 
 
 # ---- options

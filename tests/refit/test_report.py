@@ -30,6 +30,7 @@ from refit.records import (
     Column,
     ColumnDrift,
     Comparison,
+    CrossPlan,
     DriftRecord,
     EvaluationRecord,
     ExportRecord,
@@ -573,6 +574,13 @@ def test_key_numbers_are_shown(promoted_page: str) -> None:
     text = text_of(promoted_page)
     for shown in ("0.986", "1,800", "1.24 ms", "limit 50 ms", "412 kB", "1,219 parameters", "best: 19", "21 s", "2025-11-23 11:40:07 UTC"):
         assert shown in text
+
+
+def test_crosses_are_told(tmp_path) -> None:
+    stages, record = promoted()
+    crosses = (CrossPlan(name="pair", of=("island", "sex"), bins=1024),)
+    page = page_of(tmp_path, replaced(stages, "convert", crosses=crosses), record)
+    assert "Crosses: pair (island and sex, hashed into 1,024 bins)." in text_of(page)
 
 
 def test_every_stage_record_reaches_the_page(promoted_page: str) -> None:
