@@ -111,7 +111,7 @@ class TimeParts(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         parts: ``minute`` (of the hour), ``hour`` (of the day, with its minutes), ``weekday``, ``day`` (of the month), ``month``,
-            ``year_day``.
+            ``year_day`` (from March 1st).
         elapsed: mean and deviation in microseconds.
         is_marked: whether missing moments are told.
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from refit import registry
 from refit.evaluation import IncompatibleError, evaluate, read_scores, score_rows
 from refit.layout import Layout
-from refit.records import ExportRecord
+from refit.records import Column, ExportRecord
 from refit.splits import Rows, membership_path
 from refit.stages import run_stage
 from tests.refit.small import job_of, plan_of, stored
@@ -174,6 +174,15 @@ def test_a_champion_with_as_many_but_other_classes_is_incompatible(case):
     case.set_members(case.layout.run("small", "old"))
     case.publish(save_model(case.layout.home / "old", "classes"), run="old")
     assert case.evaluate().champion.incompatible == "it predicts classes 5, 6, 7, the target is classes -1, 0, 1 now"
+
+
+def test_a_champion_whose_column_had_another_type_is_incompatible(case):
+    moments = case.plan.features[0].model_copy(update={"kind": "timestamp", "column": Column(name="x", type="timestamp[us]")})
+    plan = case.plan.model_copy(update={"features": (moments, *case.plan.features[1:])})
+    run_stage(case.layout.run("small", "old"), "convert", type(plan), lambda: plan)
+    case.set_members(case.layout.run("small", "old"))
+    case.publish(save_model(case.layout.home / "old", "classes"), run="old")
+    assert "a column is of another type now" in case.evaluate().champion.incompatible
 
 
 def test_a_champion_that_cannot_be_loaded_is_incompatible(case):

@@ -673,6 +673,17 @@ def test_every_kind_is_trained_saved_and_exported(tmp_path):
     assert record.inputs["vector"] == "float32 [batch, 3]"
 
 
+@pytest.mark.usefixtures("mixed_bfloat16")
+def test_every_kind_is_trained_under_mixed_precision():
+    plan, source, _ = packed(whole_job(), whole_table(), whole_table())
+    made = build_inputs(plan.features, plan.crosses)
+    assert made.numeric.dtype == "float32"
+    assert {values.dtype for values in made.texts.values()} == {"float32"}
+    model = assemble(whole_job(), plan)
+    model.compile(loss="binary_crossentropy", optimizer="sgd")
+    assert np.isfinite(model.train_on_batch(*next(iter(read_batches(source, batch_size=8, seed=0, start=Position(0, 0))))))
+
+
 def test_what_no_train_row_had_is_predicted_all_the_same():
     table = whole_table()
     plan = plan_of(whole_job(), table)

@@ -79,11 +79,34 @@ def test_a_column_that_is_not_there_is_named(validate, changes, name) -> None:
     assert f'columns: "{name}" is no column of the data.' in refusal(validate, **changes)
 
 
+def test_options_that_do_not_go_with_a_column_are_told_beside_wrong_kinds(validate) -> None:
+    days = pa.array(range(ROWS), pa.date32())
+    text = refusal(validate, columns(day=days), features={"day": {"kind": "timestamp", "parts": ["hour"]}, "word": {"kind": "vector"}})
+    assert '"day": a date has no hour; "word" is string, which cannot be a vector' in text
+
+
+def test_a_cross_is_no_column_and_its_parts_are(validate) -> None:
+    features = {"word": {"kind": "category"}, "id": {"kind": "category"}, "both": {"kind": "cross", "of": ["word", "id"]}}
+    assert validate(features=features).checks[0].ok
+
+
 def test_a_column_that_is_not_there_gets_a_suggestion(validate) -> None:
     assert 'Did you mean "word"?' in refusal(validate, features={"wird": {"kind": "category"}})
 
 
-@pytest.mark.parametrize(("name", "kind"), [("word", "numeric"), ("x", "category"), ("x", "image"), ("word", "image")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("word", "numeric"),
+        ("x", "category"),
+        ("x", "image"),
+        ("word", "image"),
+        ("x", "text"),
+        ("id", "text"),
+        ("x", "vector"),
+        ("word", "timestamp"),
+    ],
+)
 def test_a_feature_of_a_kind_that_its_column_cannot_be_is_named(validate, name, kind) -> None:
     text = refusal(validate, features={name: {"kind": kind}})
     assert f'"{name}" is ' in text
@@ -96,9 +119,12 @@ def test_a_feature_of_a_kind_that_its_column_cannot_be_is_named(validate, name, 
         (Column(name="c", type="double"), {"numeric"}),
         (Column(name="c", type="int64"), {"numeric", "category"}),
         (Column(name="c", type="bool"), {"numeric", "category"}),
-        (Column(name="c", type="string"), {"category"}),
-        (Column(name="c", type="date32[day]"), set()),
-        (Column(name="c", type="timestamp[us]"), set()),
+        (Column(name="c", type="string"), {"category", "text"}),
+        (Column(name="c", type="date32[day]"), {"timestamp"}),
+        (Column(name="c", type="timestamp[us]"), {"timestamp"}),
+        (Column(name="c", type="binary"), {"image"}),
+        (Column(name="c", type="fixed_size_binary[4]", shape=(4,), dtype="uint8"), {"vector"}),
+        (Column(name="c", type="fixed_size_binary[4]", shape=(2,), dtype="float16"), set()),
         (Column(name="c", type="fixed_size_binary[4]", shape=(2, 2, 1), dtype="uint8"), {"image"}),
         (Column(name="c", type="fixed_size_binary[16]", shape=(2, 2, 1), dtype="float32"), {"image"}),
         (Column(name="c", type="fixed_size_binary[32]", shape=(2, 2, 1), dtype="float64"), set()),
@@ -106,7 +132,7 @@ def test_a_feature_of_a_kind_that_its_column_cannot_be_is_named(validate, name, 
     ],
 )
 def test_a_column_can_be_a_feature_of_these_kinds(column, kinds) -> None:
-    assert {kind for kind in ("numeric", "category", "image") if fits(column, kind)} == kinds
+    assert {kind for kind in ("numeric", "category", "image", "text", "vector", "timestamp") if fits(column, kind)} == kinds
 
 
 @pytest.mark.parametrize(
