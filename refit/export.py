@@ -176,7 +176,8 @@ def _prove(
 
 
 def _as_bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+    """With a sign at the end, for NumPy takes zero bytes there for padding."""
+    return (value.encode() if isinstance(value, str) else value) + b"."
 
 
 def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:

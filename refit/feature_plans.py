@@ -29,6 +29,7 @@ from refit.splits import Rows
 from refit.validation import fits, option_fault
 
 _TEXT_ROWS = 8192
+_ZERO = "\0"  # Keras keeps vocabularies in NumPy's arrays of strings, which lose it at the end: such values are unseen
 _QUARTILES_OF_A_DEVIATION = 1.349  # a normal distribution's quartiles lie so many deviations apart
 
 
@@ -172,7 +173,7 @@ def _plan_category(plan: FeaturePlan, feature: CategoryFeature, values: pa.Chunk
         raise _constant(plan.name, counted[0][0])
     if feature.hash_bins:
         return plan
-    kept = [value for value, count in counted if count >= feature.min_count]
+    kept = [value for value, count in counted if count >= feature.min_count and not str(value).endswith(_ZERO)]
     if not kept:
         raise DataError(
             f'no value of "{plan.name}" has {feature.min_count} rows in the train split.',
@@ -192,7 +193,10 @@ def _count_values(values: pa.ChunkedArray) -> list[tuple[str | int, int]]:
 
 def _plan_text(plan: FeaturePlan, feature: TextFeature, values: pa.ChunkedArray) -> FeaturePlan:
     occurrences, documents = _count_tokens(values, feature)
-    kept = sorted((token for token, count in occurrences.items() if count >= feature.min_count), key=lambda t: (-occurrences[t], t))
+    kept = sorted(
+        (t for t, count in occurrences.items() if count >= feature.min_count and not t.endswith(_ZERO.encode())),
+        key=lambda t: (-occurrences[t], t),
+    )
     if not kept:
         raise DataError(
             f'no token of "{plan.name}" occurs {feature.min_count} times in the train split.',

@@ -666,6 +666,12 @@ def check_everywhere(folder, job, table):
     return record
 
 
+def test_texts_that_end_in_zero_bytes_are_proved_as_they_are(tmp_path):
+    table = stored(text=["a\0", "a", "b\0\0", ""] * 8, word=["a\0", "a"] * 16, y=np.arange(32) % 2)
+    features = {"text": {"kind": "text", "ngrams": 1}, "word": {"kind": "category"}}
+    check_everywhere(tmp_path, job_of("y", features=features, target__kind="binary", fit__batch_size=8), table)
+
+
 def test_every_kind_is_trained_saved_and_exported(tmp_path):
     record = check_everywhere(tmp_path, whole_job(), whole_table())
     assert record.inputs["moment"] == "int64 [batch]"
