@@ -34,7 +34,7 @@ def chi_square(labels, num_classes):
 def sorted_labels(folder, engine, num_rows, num_classes):
     labels = np.sort(np.random.default_rng(0).integers(0, num_classes, num_rows))
     job = job_of("y", fit__batch_size=BATCH, batches__engine=engine, target__kind="classes")
-    return keep(folder, job, stored(x=np.zeros(num_rows, np.float32), y=labels), group_rows=ROW_GROUP_ROWS).open()
+    return keep(folder, job, stored(x=np.arange(num_rows, dtype=np.float32), y=labels), group_rows=ROW_GROUP_ROWS).open()
 
 
 def one_epoch(source):
