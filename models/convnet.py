@@ -60,7 +60,7 @@ def build_model(
             x = keras.layers.Activation("relu")(x)
             x = keras.layers.MaxPooling2D(2, padding="same")(x)
         branches.append(keras.layers.Flatten()(x))
-    if features.numeric is not None or features.categories:
+    if features.has_others:
         branches.append(features.vector())
     x = branches[0] if len(branches) == 1 else keras.layers.Concatenate()(branches)
     x = keras.layers.Dropout(dropout)(x)

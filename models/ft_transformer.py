@@ -27,7 +27,7 @@ def build_model(
     """Build a transformer over the tokens of all features; its cost grows with the square of their number.
 
     Args:
-        features: numbers or categories; images are left out.
+        features: anything but images, which are left out.
         target: gives the output layer.
         width: of a token; ``heads`` must divide it.
         blocks: of attention and a gated perceptron each.
@@ -37,7 +37,7 @@ def build_model(
         dropout: share of the perceptron's hidden activations dropped.
         residual_dropout: share of what attention and perceptron add dropped.
     """
-    if features.numeric is None and not features.categories:
+    if not features.has_others:
         raise ValueError("models.ft_transformer needs numbers or categories; for images take models.resnet")
     check_counts(width=width, blocks=blocks, heads=heads)
     check_positive(hidden_factor=hidden_factor)
@@ -60,9 +60,7 @@ def build_model(
 def _tokenize(features: Features, width: int) -> Any:  # noqa: ANN401 -- a Keras tensor
     """The class token and one for each column: ``[batch, 1 + columns, width]``."""
     tokens = [] if features.numeric is None else [NumberTokenizer(width, name="number_tokens")(features.numeric)]
-    for name, one_hot in features.categories.items():
-        embedded = keras.layers.Dense(width, name=f"{name}_embedding")(one_hot)
-        tokens.append(keras.layers.Reshape((1, width))(embedded))
+    tokens += [keras.layers.Reshape((1, width))(keras.layers.Dense(width)(encoding)) for encoding in features.encodings().values()]
     joined = tokens[0] if len(tokens) == 1 else keras.layers.Concatenate(axis=1)(tokens)
     return ClassToken(name="class_token")(joined)
 

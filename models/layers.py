@@ -9,16 +9,7 @@ from typing import Any
 
 import keras
 
-from refit.features import Target
-
 Shape = tuple[int | None, ...]
-
-_ACTIVATIONS = {"binary": "sigmoid", "classes": "softmax", "regression": "linear"}
-
-
-def finish(target: Target, logits: Any) -> Any:  # noqa: ANN401 -- Keras tensors
-    """Turn logits ``[batch, target.units]`` into probabilities or a value, float32; for builders that make their own last layer."""
-    return keras.layers.Activation(_ACTIVATIONS[target.kind], dtype="float32", name="output")(logits)
 
 
 @keras.saving.register_keras_serializable(package="models")

@@ -2,7 +2,7 @@
 
 import keras
 
-from models.layers import PlainDense, finish
+from models.layers import PlainDense
 from models.options import check_not_negative
 from refit.features import Features, Target
 
@@ -20,4 +20,4 @@ def build_model(features: Features, target: Target, *, l1: float = 0.0, l2: floa
     regularizer = keras.regularizers.L1L2(l1, l2) if l1 or l2 else None
     # Float32 under any precision: nothing is saved on one layer. Convex, so it may begin with zeros.
     logits = PlainDense(target.units, kernel_initializer="zeros", kernel_regularizer=regularizer, dtype="float32", name="logits")
-    return keras.Model(features.inputs, finish(target, logits(features.vector())), name="linear")
+    return keras.Model(features.inputs, target.finish(logits(features.vector())), name="linear")

@@ -56,7 +56,7 @@ def build_model(
     backbone = keras.Model(loaded.inputs[0], _end(loaded, cut), name="backbone")
     _freeze(backbone, frozen, freeze_batch_norm=freeze_batch_norm)
     x = _flat(backbone(given, training=False) if frozen is True else backbone(given))
-    if len(given.shape) == 4 and (features.numeric is not None or features.categories):
+    if len(given.shape) == 4 and features.has_others:
         x = keras.layers.Concatenate()([x, features.vector()])
     for units in hidden_units:
         x = keras.layers.Dropout(dropout)(x)

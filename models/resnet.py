@@ -60,7 +60,7 @@ def build_model(
             for block in range(blocks):
                 x = _residual(x, width, stride=2 if stage and not block else 1, l2=l2)
         branches.append(keras.layers.GlobalAveragePooling2D()(x))
-    if features.numeric is not None or features.categories:
+    if features.has_others:
         branches.append(features.vector())
     x = branches[0] if len(branches) == 1 else keras.layers.Concatenate()(branches)
     return keras.Model(features.inputs, target.head(keras.layers.Dropout(dropout)(x)), name="resnet")

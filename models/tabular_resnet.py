@@ -59,5 +59,5 @@ def _embedded(features: Features, embedding: keras.layers.Layer) -> Any:  # noqa
     """Embedded numbers and one-hot encodings side by side."""
     if features.numeric is None:
         raise ValueError("frequencies are for numbers, and no feature is one; set frequencies: 0")
-    parts = [keras.layers.Flatten()(embedding(features.numeric)), *features.categories.values()]
+    parts = [keras.layers.Flatten()(embedding(features.numeric)), *features.encodings().values()]
     return parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)

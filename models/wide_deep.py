@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from models.layers import finish
 from models.options import check_counts, check_not_negative, check_share, check_widths
 from refit.features import Features, Target
 
@@ -29,7 +28,7 @@ def build_model(
     """Build the sum of a linear model and a perceptron.
 
     Args:
-        features: numbers or categories; images are left out.
+        features: anything but images, which are left out.
         target: gives the width and the activation of the output.
         crosses: pairs of categories, or more than two, whose combinations the linear part sees.
         cross_bins: combinations are hashed into so many bins, for each entry of ``crosses``.
@@ -40,7 +39,7 @@ def build_model(
         l1: factor of the linear part's absolute weights in the loss.
         l2: factor of the perceptron's squared weights in the loss.
     """
-    if features.numeric is None and not features.categories:
+    if not features.has_others:
         raise ValueError("models.wide_deep needs numbers or categories; for images take models.convnet or models.resnet")
     check_counts(cross_bins=cross_bins, embedding_width=embedding_width)
     check_widths(1, hidden_units=hidden_units)
@@ -48,12 +47,10 @@ def build_model(
     check_not_negative(l1=l1, l2=l2)
     numbers = [] if features.numeric is None else [features.numeric]
     crossed = [_cross(features, names, cross_bins) for names in crosses]
-    wide = _join([*numbers, *features.categories.values(), *crossed])
+    encodings = features.encodings().values()
+    wide = _join([*numbers, *encodings, *crossed])
     # Over a one-hot encoding, a dense layer without bias is an embedding.
-    embeddings = [
-        keras.layers.Dense(embedding_width, use_bias=False, name=f"{name}_embedding")(one_hot)
-        for name, one_hot in features.categories.items()
-    ]
+    embeddings = [keras.layers.Dense(embedding_width, use_bias=False)(encoding) for encoding in encodings]
     deep = _join([*numbers, *embeddings])
     for units in hidden_units:
         deep = keras.layers.Dense(units, activation=activation, kernel_regularizer=keras.regularizers.L2(l2) if l2 else None)(deep)
@@ -62,17 +59,17 @@ def build_model(
         target.units, use_bias=False, kernel_regularizer=keras.regularizers.L1(l1) if l1 else None, dtype="float32", name="wide"
     )
     logits = keras.layers.Add(dtype="float32")([linear(wide), keras.layers.Dense(target.units, dtype="float32", name="deep")(deep)])
-    return keras.Model(features.inputs, finish(target, logits), name="wide_deep")
+    return keras.Model(features.inputs, target.finish(logits), name="wide_deep")
 
 
 def _cross(features: Features, names: Sequence[str], bins: int) -> Any:  # noqa: ANN401 -- a Keras tensor
     """One-hot encoding ``[batch, bins]`` of a combination of raw values."""
-    unknown = [name for name in names if name not in features.categories]
+    unknown = [name for name in names if name not in features.indices]
     if isinstance(names, str) or len(names) < 2 or unknown:
-        known = ", ".join(features.categories) or "none"
+        known = ", ".join(features.indices) or "none"
         raise ValueError(f"crosses is a list of lists of two categories or more, out of: {known}. Received: {names!r}")
     columns = tuple(keras.layers.Reshape((1,), dtype=features.inputs[name].dtype)(features.inputs[name]) for name in names)
-    return keras.layers.HashedCrossing(bins, output_mode="one_hot", name="_x_".join(names))(columns)
+    return keras.layers.HashedCrossing(bins, output_mode="one_hot")(columns)
 
 
 def _join(parts: Sequence[Any]) -> Any:  # noqa: ANN401 -- Keras tensors

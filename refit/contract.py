@@ -19,7 +19,7 @@ from refit.config import Job
 from refit.errors import CodeError, RefitError
 from refit.features import build_target
 from refit.records import BatchesRecord, FeaturePlan
-from refit.schema import MISSING_INTEGER, raw_input
+from refit.schema import MISSING_INTEGER, is_encoded, raw_input, signature_name
 
 NUM_ROWS = 16
 BATCH_SIZES = (1, 7)
@@ -29,6 +29,7 @@ MAX_STEPS = 60
 TOLERANCE = 1e-4
 COARSE_TOLERANCE = 2e-2
 _RARE_EVERY = 8
+_TOKENS, _SIDES = 5, (24, 20)  # of a text, of an encoded image
 
 
 def check_builder(job: Job, plan: BatchesRecord) -> keras.Model:
@@ -83,6 +84,8 @@ def make_labels(plan: BatchesRecord, num_rows: int) -> tf.Tensor:
 
 def _column(feature: FeaturePlan, num_rows: int, generator: np.random.Generator) -> np.ndarray:
     dtype, shape = raw_input(feature)
+    if feature.kind == "image" and is_encoded(feature.column):
+        return np.array([b"", *(_encode_image(generator) for _ in range(num_rows - 1))], dtype=object)
     if feature.kind == "image":
         top = 256 if dtype == "uint8" else 1 / (feature.scale or 1.0)
         return (generator.random((num_rows, *shape)) * top).astype(dtype)
@@ -90,10 +93,25 @@ def _column(feature: FeaturePlan, num_rows: int, generator: np.random.Generator)
         numbers = (feature.mean or 0.0) + (feature.variance or 1.0) ** 0.5 * generator.normal(size=num_rows)
         numbers[1::7] = np.nan
         return np.asarray(numbers.astype(np.float32))
+    if feature.kind == "vector":
+        mean, variance = np.array(feature.means or 0.0), np.array(feature.variances or 1.0)
+        return np.asarray((mean + variance**0.5 * generator.normal(size=(num_rows, *shape))).astype(dtype))
+    if feature.kind == "timestamp":
+        moments = ((feature.mean or 0.0) + (feature.variance or 1.0) ** 0.5 * generator.normal(size=num_rows)).astype(np.int64)
+        moments[1::7] = MISSING_INTEGER
+        return moments
+    if feature.kind == "text":
+        tokens = feature.vocabulary or ("",)
+        texts = [" ".join(str(tokens[at]) for at in generator.integers(0, len(tokens), _TOKENS)) for _ in range(num_rows - 2)]
+        return np.array(["", "\N{FOX FACE} never seen", *texts], dtype=object)
     odd = (MISSING_INTEGER, MISSING_INTEGER + 2) if dtype == "int64" else ("", "\N{FOX FACE} never seen")
     return np.resize(
         np.array([*(feature.vocabulary or ())[: num_rows - 2], *odd], dtype=np.int64 if dtype == "int64" else object), num_rows
     )
+
+
+def _encode_image(generator: np.random.Generator) -> bytes:
+    return bytes(tf.io.encode_png(generator.integers(0, 256, (*_SIDES, 3), dtype=np.uint8)).numpy())
 
 
 # ---- the parts of the contract
@@ -243,13 +261,15 @@ def _check_weights(subject: _Subject, model: keras.Model, path: Path) -> None:
 
 def _check_saved_model(subject: _Subject, model: keras.Model, path: Path) -> None:
     expected = subject.predict(model)
-    specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=f.name) for f in subject.plan.features}
+    names = {f.name: signature_name(f.name) for f in subject.plan.features}
+    specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=names[f.name]) for f in subject.plan.features}
     with subject.telling("to be exported", "Use Keras and TensorFlow operations only, no Python functions."):
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serving_default", lambda columns: {"output": model(columns, training=False)}, input_signature=[specs])
         archive.write_out(str(path), verbose=False)
-        found = tf.saved_model.load(str(path)).signatures["serving_default"](**subject.features)["output"]
+        columns = {names[name]: values for name, values in subject.features.items()}
+        found = tf.saved_model.load(str(path)).signatures["serving_default"](**columns)["output"]
     subject.compare("predicts something else as a SavedModel", found.numpy(), expected, "Look for what depends on Python's state.")
 
 

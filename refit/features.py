@@ -20,6 +20,7 @@ from refit.schema import MISSING_INTEGER, check_names, is_encoded, is_whole, raw
 _MAX_DIMENSION = 64
 _DEVIATIONS = (1e-6, 1e18)  # Normalization takes a deviation below 1e-7 for 1e-7; the square of one above 1.8e19 is infinite in float32
 _SEQUENCE_DIMENSION = 64
+_OUTPUT = "refit->output"  # no column has such a name
 _PUNCTUATION = "lower_and_strip_punctuation"
 # Source: keras.layers.TextVectorization, whose pattern has no public name.
 _PUNCTUATION_PATTERN = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'
@@ -50,14 +51,23 @@ class Features:
     indices: dict[str, Any] = field(default_factory=dict)
     num_tokens: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there is anything but images."""
+        return self.numeric is not None or bool(self.categories or self.texts or self.sequences)
+
+    def encodings(self) -> dict[str, Any]:
+        """Whatever is neither a number nor an image by name, ``[batch, d]``: categories, texts, the mean of a sequence's embeddings."""
+        averages = {name: _average(name, tokens, self.num_tokens[name]) for name, tokens in self.sequences.items()}
+        return {**self.categories, **self.texts, **averages}
+
     def vector(self) -> Any:  # noqa: ANN401 -- a Keras tensor
         """All features that are no images, side by side; of a sequence the mean of its tokens' embeddings.
 
         Returns:
             A Keras tensor ``[batch, n]`` float32; images are flattened into it where there is nothing else.
         """
-        parts = [*([self.numeric] if self.numeric is not None else []), *self.categories.values(), *self.texts.values()]
-        parts += [_average(name, tokens, self.num_tokens[name]) for name, tokens in self.sequences.items()]
+        parts = [*([self.numeric] if self.numeric is not None else []), *self.encodings().values()]
         parts = parts or [keras.layers.Flatten()(image) for image in self.images.values()]
         return parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
 
@@ -88,10 +98,18 @@ class Target:
         """Width of the output: classes, or 1."""
         return self.num_classes if self.kind == "classes" else 1
 
+    @property
+    def activation(self) -> str:
+        """What turns logits into predictions."""
+        return {"binary": "sigmoid", "classes": "softmax", "regression": "linear"}[self.kind]
+
     def head(self, x: Any) -> Any:  # noqa: ANN401 -- a Keras tensor
         """The output layer over ``[batch, n]``: probabilities ``[batch, units]``, or a value ``[batch, 1]``; always float32."""
-        activation = {"binary": "sigmoid", "classes": "softmax", "regression": "linear"}[self.kind]
-        return keras.layers.Dense(self.units, activation=activation, dtype="float32", name="refit->output")(x)
+        return keras.layers.Dense(self.units, activation=self.activation, dtype="float32", name=_OUTPUT)(x)
+
+    def finish(self, logits: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+        """Predictions, as of ``head``, from logits ``[batch, units]``; for builders that make their own last layer."""
+        return keras.layers.Activation(self.activation, dtype="float32", name=_OUTPUT)(logits)
 
 
 def build_target(plan: TargetPlan) -> Target:

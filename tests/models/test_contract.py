@@ -5,6 +5,7 @@ import pkgutil
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -51,6 +52,10 @@ CASES = {
         ("table", "mixed"),
         [{"width": 8, "blocks": 1}, {"width": 8, "blocks": 1, "frequencies": 3, "embedding_width": 2, "l2": 1e-4}],
     ),
+    "models.text:build_model": (
+        ("text",),
+        [{"embedding_width": 4, "filters": 4, "hidden_units": [4]}, {"embedding_width": 4, "filters": 2, "hidden_units": [], "l2": 1e-4}],
+    ),
     "models.wide_deep:build_model": (
         ("table", "mixed"),
         [{"hidden_units": [8]}, {"hidden_units": [8], "crosses": [["word", "code"]], "cross_bins": 10, "l1": 1e-4, "l2": 1e-4}],
@@ -68,13 +73,29 @@ def table_of(shape, kind):
     word = [None if i % 8 == 0 else f"w{int(label[i])}" for i in range(NUM_ROWS)]
     tables = {"table": {"number": number, "word": word, "code": [i % 4 for i in range(NUM_ROWS)]}, "image": {"image": image}}
     tables["mixed"] = {**tables["table"], **tables["image"]}
+    texts = [f"see {'no' if i % 5 else 'any'} word{int(value)} here" for i, value in enumerate(label)]
+    tables["text"] = {"bag": texts, "sequence": [None, *texts[1:]], "number": number}
+    days = pa.array([1_000_000 * i if i % 6 else None for i in range(NUM_ROWS)], pa.timestamp("us"))
+    vector = generator.normal(size=(NUM_ROWS, 3)).astype(np.float32)
+    tables["every kind"] = {**tables["mixed"], **tables["text"], "moment": days, "vector": vector}
     return stored(**tables[shape], y=label)
 
 
 def job_for(builder, options, kind, shape, **fit):
-    kinds = {"number": "numeric", "word": "category", "code": "category", "image": "image"}
-    names = [name for name in kinds if (name == "image") == (shape == "image") or shape == "mixed"]
-    features = {name: {"kind": kinds[name]} for name in names}
+    kinds = {"number": "numeric", "word": "category", "code": "category", "image": "image", "vector": "vector"}
+    said = {name: {"kind": kind} for name, kind in kinds.items()}
+    said["bag"] = {"kind": "text", "min_count": 1}
+    said["sequence"] = {"kind": "text", "encoding": "sequence", "length": 5, "min_count": 1}
+    said["moment"] = {"kind": "timestamp", "elapsed": True}
+    said["both"] = {"kind": "cross", "of": ["word", "code"], "bins": 8}
+    columns = {
+        "table": ["number", "word", "code"],
+        "image": ["image"],
+        "mixed": ["number", "word", "code", "image"],
+        "text": ["number", "bag", "sequence"],
+        "every kind": list(said),
+    }
+    features = {name: said[name] for name in columns[shape]}
     return job_of("y", features=features, model={"build": builder, "options": options}, target__kind=kind, fit={"batch_size": 16, **fit})
 
 
@@ -120,6 +141,12 @@ def test_the_contract(builder, options, kind, shape, located):
     job = job_for(builder, located(options), kind, shape)
     model = check_builder(job, plan_of(job, table_of(shape, kind)))
     assert model.output_shape == (None, {"binary": 1, "classes": 3, "regression": 1}[kind])
+
+
+@pytest.mark.parametrize("builder", [pytest.param(b, marks=() if "dense" in b else pytest.mark.slow) for b in CASES])
+def test_every_builder_takes_every_kind_of_feature(builder, located):
+    job = job_for(builder, located(CASES[builder][1][0]), "binary", "every kind")
+    check_builder(job, plan_of(job, table_of("every kind", "binary")))
 
 
 @pytest.mark.parametrize("builder", CASES)
