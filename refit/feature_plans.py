@@ -140,7 +140,8 @@ def _plan_numeric(plan: FeaturePlan, feature: NumericFeature, values: pa.Chunked
     missing = len(numbers) - len(present)
     if present.min() == present.max() and not missing:
         raise _constant(plan.name, present[0])
-    fill = feature.fill or ("median" if feature.scale in ("robust", "bins") else "mean")
+    usual = "median" if feature.scale in ("robust", "bins") else "mean"
+    fill = usual if feature.fill is None else feature.fill
     stands = fill if not isinstance(fill, str) else float(np.mean(present) if fill == "mean" else np.median(present))
     if feature.log:
         present = np.sign(present) * np.log1p(np.abs(present))

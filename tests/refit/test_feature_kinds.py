@@ -115,7 +115,7 @@ def test_clip_holds_scaled_numbers_and_no_others():
     np.testing.assert_allclose(found[:-1, 0], found[:-1, 1])
 
 
-@pytest.mark.parametrize(("fill", "expected"), [(None, 4.0), ("mean", 4.0), ("median", 2.0), (-1.0, -1.0)])
+@pytest.mark.parametrize(("fill", "expected"), [(None, 4.0), ("mean", 4.0), ("median", 2.0), (-1.0, -1.0), (0.0, 0.0)])
 def test_a_missing_number_becomes_what_the_job_says(fill, expected):
     found = build([1.0, 2.0, 9.0, None], {"kind": "numeric", "scale": "none", "fill": fill})["numeric"]
     np.testing.assert_allclose(found, [[1, 0], [2, 0], [9, 0], [expected, 1]])
