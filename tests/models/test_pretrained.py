@@ -46,7 +46,7 @@ def trainable(model):
 
 def test_a_frozen_model_is_the_files_and_only_its_head_learns(path):
     model, rows = assembled(path=path)
-    assert trainable(model) == ["output/bias", "output/kernel"]
+    assert trainable(model) == ["refit->output/bias", "refit->output/kernel"]
     loaded = keras.saving.load_model(path)
     expected = keras.Model(loaded.input, loaded.get_layer("flat").output)(np.asarray(rows["image"]) / np.float32(255))
     np.testing.assert_allclose(model.get_layer("backbone")(np.asarray(rows["image"]) / np.float32(255)), expected, rtol=1e-5)
@@ -66,13 +66,13 @@ def test_the_second_stage_goes_on_from_the_first(path, tmp_path):
         second, _ = assembled(path=path, frozen=False)
         load_initial_weights(second, file)
         np.testing.assert_allclose(second(rows), expected, rtol=1e-5)
-        assert {name.split("/")[-2] for name in trainable(second)} == {"first", "second", "output"}
+        assert {name.split("/")[-2] for name in trainable(second)} == {"first", "second", "refit->output"}
 
 
 def test_so_many_layers_stay_frozen_and_batch_norm_with_them(path):
-    assert {name.split("/")[-2] for name in trainable(assembled(path=path, frozen=2)[0])} == {"second", "output"}
+    assert {name.split("/")[-2] for name in trainable(assembled(path=path, frozen=2)[0])} == {"second", "refit->output"}
     model, rows = assembled(path=path, frozen=2, freeze_batch_norm=False)
-    assert {name.split("/")[-2] for name in trainable(model)} == {"norm", "second", "output"}
+    assert {name.split("/")[-2] for name in trainable(model)} == {"norm", "second", "refit->output"}
     before = np.asarray(model.get_layer("backbone").get_layer("norm").moving_mean)
     model.train_on_batch(rows, np.arange(16) % 3)
     assert (before != np.asarray(model.get_layer("backbone").get_layer("norm").moving_mean)).any()
@@ -80,7 +80,7 @@ def test_so_many_layers_stay_frozen_and_batch_norm_with_them(path):
 
 def test_a_layer_is_cut_at_and_other_features_join_before_the_head(path):
     model, rows = assembled(("image", "number"), path=path, cut="first")
-    assert model.get_layer("output").kernel.shape == (4 + 1, 3)
+    assert model.get_layer("refit->output").kernel.shape == (4 + 1, 3)
     assert model(rows).shape == (16, 3)
 
 
@@ -124,7 +124,7 @@ def test_a_model_of_vectors_gets_the_vector(tmp_path):
     keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, name="hidden"), keras.layers.Dense(1)]).save(tmp_path / "vector.keras")
     model, rows = assembled(["number"], path=tmp_path / "vector.keras")
     assert model(rows).shape == (16, 3)
-    assert model.get_layer("output").kernel.shape == (3, 3)
+    assert model.get_layer("refit->output").kernel.shape == (3, 3)
 
 
 # ---- options
