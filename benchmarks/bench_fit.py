@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -238,6 +238,8 @@ def measure_checkpoint(size: Size) -> None:
 def measure_resume(size: Size, folder: Path) -> None:
     """A start that resumes late in a late epoch against an ordinary start."""
     path, batch_size = str(folder / "images"), CNN[1]
+    if not (folder / "images").exists():
+        run("prepare", "images", path, size.images)
     ordinary = [run("first_steps", path, batch_size, f"fresh-{number}", 0) for number in range(size.runs)]
     run("first_steps", path, batch_size, "deep", 1)
     _deepen(folder)
@@ -260,16 +262,22 @@ def _deepen(folder: Path) -> None:
     newest.rename(checkpoints / f"{state['epoch']:06d}-{state['step']:09d}")
 
 
-def main(size: Size) -> None:
+PARTS: dict[str, Callable[[Size, Path], None]] = {
+    "cnn": lambda size, folder: measure_steps(size, folder, *CNN),
+    "mlp": lambda size, folder: measure_steps(size, folder, *MLP),
+    "checkpoint": lambda size, _: measure_checkpoint(size),
+    "resume": measure_resume,
+}
+
+
+def main(size: Size, parts: Sequence[str]) -> None:
     """Measure and print."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}; Python {platform.python_version()}; {versions}")
     with tempfile.TemporaryDirectory(prefix="refit-bench-") as name:
-        for kind, batch_size in (CNN, MLP):
-            measure_steps(size, Path(name), kind, batch_size)
-        measure_checkpoint(size)
-        measure_resume(size, Path(name))
+        for part in parts or PARTS:
+            PARTS[part](size, Path(name))
 
 
 if __name__ == "__main__":
@@ -277,8 +285,12 @@ if __name__ == "__main__":
         print(json.dumps(WORKS[sys.argv[2]](*json.loads(sys.argv[3]))))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("parts", nargs="*", metavar="PART", help=f"what is measured: {', '.join(PARTS)}; by default everything")
         parser.add_argument("--quick", action="store_true", help="small data, to see that everything runs")
         parser.add_argument("--runs", type=int, help="turns of each contender")
         chosen = parser.parse_args()
         size = QUICK if chosen.quick else Size()
-        main(replace(size, runs=chosen.runs or size.runs))
+        unknown = set(chosen.parts) - set(PARTS)
+        if unknown:
+            parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+        main(replace(size, runs=chosen.runs or size.runs), chosen.parts)

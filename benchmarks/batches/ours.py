@@ -21,7 +21,7 @@ from refit.splits import read_rows, read_sides, split_rows
 
 TABLE_FEATURES = {
     **{name: {"kind": "numeric"} for name in data.FLOATS},
-    **{name: {"kind": "category", "max_tokens": 10_000} for name in (*data.WHOLE, *data.WORDS)},
+    **{name: {"kind": "category", "max_tokens": 10_000, "encoding": "embedding"} for name in (*data.WHOLE, *data.WORDS)},
 }
 IMAGE_FEATURES = {data.IMAGE: {"kind": "image"}}
 RUN = "bench"
