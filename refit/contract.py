@@ -97,7 +97,7 @@ def _column(feature: FeaturePlan, num_rows: int, generator: np.random.Generator)
         mean, variance = np.array(feature.means or 0.0), np.array(feature.variances or 1.0)
         return np.asarray((mean + variance**0.5 * generator.normal(size=(num_rows, *shape))).astype(dtype))
     if feature.kind == "timestamp":
-        moments = ((feature.mean or 0.0) + (feature.variance or 1.0) ** 0.5 * generator.normal(size=num_rows)).astype(np.int64)
+        moments = np.asarray((feature.mean or 0.0) + (feature.variance or 1.0) ** 0.5 * generator.normal(size=num_rows), dtype=np.int64)
         moments[1::7] = MISSING_INTEGER
         return moments
     if feature.kind == "text":
