@@ -192,6 +192,7 @@ def test_a_device_whose_memory_is_full_says_which_batch_to_try():
     assert "{{" not in str(failure.value)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_too_large_for_the_device_is_told_as_such():
     job = job_of("y", model__options={"hidden_units": [1 << 40]})
     with pytest.raises(FitError, match="no memory for the weights of the model") as failure:

@@ -67,6 +67,7 @@ def test_with_a_lower_rate_it_goes_on_from_what_was_good(recovered):
     assert run.weights.exists()
 
 
+@pytest.mark.slow
 def test_it_ends_the_same_each_time(recovered, tmp_path):
     again = run_fit(growing_job(on_divergence={"restarts": 9, "factor": 0.1}), tmp_path)[0]
     assert (again.weights_sha256, again.restarts) == (recovered[0].weights_sha256, recovered[0].restarts)

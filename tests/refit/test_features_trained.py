@@ -63,7 +63,7 @@ def train(tree, home):
     return plan, run, rows["test"], found
 
 
-@pytest.mark.parametrize("engine", ["resident", "streaming"])
+@pytest.mark.parametrize("engine", [pytest.param("resident", marks=pytest.mark.slow), "streaming"])
 def test_a_table_with_every_kind_of_column_is_learned_and_served(tmp_path, engine) -> None:
     source = {"kind": "csv", "path": str(write_sales(tmp_path / "sales.csv"))}
     data = {"sources": [source], "key": ["id"]}

@@ -343,7 +343,7 @@ def test_an_impossible_optimizer_is_refused_in_words(optimizer, path, says):
         ({"decay": {"kind": "cosine", "warmup_steps": 3, "warmup_epochs": 1}}, "fit.decay", "warmup_steps or warmup_epochs, not both"),
         ({"decay": {"kind": "cosine", "warmup_epochs": 31}}, "fit", "warmup_epochs 31 is above epochs 30"),
         ({"decay": {"kind": "cosine_restarts", "first_epochs": 1, "t_mul": 0.5}}, "fit.decay.t_mul", "greater than or equal to 1"),
-        ({"decay": {"kind": "cosin"}}, "fit.decay", "'cosine_restarts'"),
+        ({"decay": {"kind": "cosin"}}, "fit.decay.kind", 'no kind "cosin". Did you mean "cosine"?'),
         ({"early_stopping": {"start_from_epoch": 30}}, "fit", "start_from_epoch 30 leaves none of 30 epochs to be watched"),
         ({"early_stopping": {"mode": "up"}}, "fit.early_stopping.mode", "'auto', 'min' or 'max'"),
         ({"precision": "mixed_float16", "optimizer": {"loss_scale_factor": 2}}, "fit", "mixed_float16 finds its own scale"),

@@ -350,7 +350,7 @@ def test_a_users_callback_is_heard_and_goes_on_with_what_it_knew(tmp_path):
     assert fit_digits(folder, case=case).num_epochs == 9
 
 
-@pytest.mark.parametrize("case", ["much at once", "drawn anew"])
+@pytest.mark.parametrize("case", ["much at once", pytest.param("drawn anew", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric", "ignore:Learning rate reduction is conditioned")
 def test_whatever_is_fitted_it_goes_on_from_the_step_where_it_was(case, tmp_path):
     expected = fit_digits(tmp_path / "undisturbed", case=case)
