@@ -4,7 +4,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from refit import batches, contract, gate, ingestion, splits, validation
+from refit import batches, contract, fitting, gate, ingestion, splits, validation
 from refit.config import Job
 from refit.layout import Layout
 
@@ -24,4 +24,5 @@ def check_deeply(job: Job) -> None:
         read = partial(splits.read_rows, snapshot, layout, run, draw="pool" if job.split.resplit_each_epoch else "split")
         plan = batches.plan_batches(job, snapshot, layout, splits.read_sides(run), read)
         gate.check_gate(job.gate, plan.target.kind)
+        fitting.describe_model(job, plan)
         contract.check_builder(job, plan)

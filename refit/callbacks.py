@@ -167,7 +167,7 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Start in an epoch, with what was logged last."""
         super().__init__()
-        self._epoch, self._last = epoch, dict(logs)
+        self._epoch, self._last = epoch, logs
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002 -- Keras's signature
         """Remember the epoch."""
@@ -188,7 +188,7 @@ class StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
                 remedy="Try a lower fit.optimizer.learning_rate, fit.optimizer.clipnorm: 1, or look for extreme values in the features;"
                 " fit.on_divergence lets a fit try a lower rate by itself.",
             ).at(self._epoch, batch)
-        self._last = {name: float(value) for name, value in (logs or {}).items()}
+        self._last = logs or {}
 
 
 class Reporter(keras.callbacks.Callback):  # type: ignore[misc]

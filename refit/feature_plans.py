@@ -22,6 +22,7 @@ from refit.config import (
     VectorFeature,
 )
 from refit.errors import DataError
+from refit.features import split_text
 from refit.labels import target_kind
 from refit.records import Column, CrossPlan, FeaturePlan, SnapshotRecord, TargetPlan
 from refit.schema import MISSING_INTEGER, is_number, moments_to_numpy, numbers_to_numpy, tensor_to_numpy
@@ -213,8 +214,6 @@ def _plan_text(plan: FeaturePlan, feature: TextFeature, values: pa.ChunkedArray)
 
 def _count_tokens(values: pa.ChunkedArray, feature: TextFeature) -> tuple[Counter[bytes], Counter[bytes]]:
     """How often each token occurs, and in how many rows."""
-    from refit.features import split_text
-
     occurrences: Counter[bytes] = Counter()
     documents: Counter[bytes] = Counter()
     for first in range(0, len(values), _TEXT_ROWS):

@@ -30,7 +30,7 @@ from refit.event_files import Board
 from refit.features import Target, build_inputs, build_target
 from refit.fit_state import Checkpointer, FitState
 from refit.full_disk import full_disk, is_disk_full
-from refit.guests import build_callbacks, telling_guests
+from refit.guests import build_callbacks, name_callbacks, telling_guests
 from refit.initial_weights import load_initial_weights
 from refit.layout import RunLayout
 from refit.optimizers import build_optimizer, build_schedule
@@ -378,7 +378,7 @@ def _call_fit(
             Reporter(on_progress, num_epochs=num_epochs, steps_per_epoch=steps, batch_size=fit.batch_size, start=start),
             Checkpointer(state, writer, fit.checkpoint, board, stop, num_epochs=num_epochs, has_guests=bool(fit.callbacks)),
         ]
-        guests = {name: callback for name, callback in state.monitors.items() if name[0].isdigit()}
+        guests = {name: state.monitors[name] for name in name_callbacks(fit)}
         with telling_guests(guests), telling_memory(fit.batch_size):
             state.model.fit(
                 devices.share(batches),

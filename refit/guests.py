@@ -22,7 +22,12 @@ def build_callbacks(fit: FitConfig) -> dict[str, keras.callbacks.Callback]:
     Raises:
         CodeError: one cannot be had or made, or is no Keras callback.
     """
-    return {f"{number} {config.use}": _build_callback(number, config) for number, config in enumerate(fit.callbacks)}
+    return {name: _build_callback(number, fit.callbacks[number]) for number, name in enumerate(name_callbacks(fit))}
+
+
+def name_callbacks(fit: FitConfig) -> list[str]:
+    """Names of the repository's own callbacks, by which a fit's state keeps them."""
+    return [f"{number} {config.use}" for number, config in enumerate(fit.callbacks)]
 
 
 def _build_callback(number: int, config: CallbackConfig) -> keras.callbacks.Callback:

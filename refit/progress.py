@@ -1,7 +1,7 @@
 """What an ingest and a fit tell while they run, and the bars that people see in a terminal."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -53,7 +53,7 @@ def ignore_progress(_: FitProgress) -> None:
     """Tell nobody."""
 
 
-def describe(values: dict[str, float]) -> str:
+def describe(values: Mapping[str, float]) -> str:
     """``loss 0.0912 · val_loss 0.1034``."""
     return " · ".join(f"{name} {value:.4g}" for name, value in values.items())
 

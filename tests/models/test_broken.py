@@ -58,3 +58,5 @@ def test_a_deep_check_asks_the_contract(tmp_path):
     check_deeply(job_of("y", **job))
     with pytest.raises(CodeError, match="gives no probabilities"):
         check_deeply(job_of("y", **job, model__build="tests.models.broken:build_logits"))
+    with pytest.raises(CodeError, match="cannot be made: TypeError"):
+        check_deeply(job_of("y", **job, fit__callbacks=[{"use": "tests.models.broken:make_no_callback"}]))
