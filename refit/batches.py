@@ -14,7 +14,7 @@ import tensorflow as tf
 from refit.assignments import NO_SIDE, SIDE_CODES, TRAIN, VALIDATION, Sides, threshold
 from refit.config import BatchesConfig, Feature, ImageFeature, Job
 from refit.errors import DataError, JobError
-from refit.feature_plans import ConstantColumnError, encode_labels, fit_plans, plan_crosses, plan_image, plan_target, resolve_features
+from refit.feature_plans import ConstantColumnError, fit_plans, plan_crosses, plan_image, resolve_features
 from refit.layout import Layout
 from refit.memory import available_bytes
 from refit.packing import Packing, plan_packing
@@ -26,6 +26,7 @@ from refit.shards import live_mask, read_hashes
 from refit.slicing import Slicing, count_steps
 from refit.splits import Rows
 from refit.streaming import Streaming
+from refit.targets import encode_labels, plan_target
 from refit.weights import check_weight_column, check_weights_count, class_weights
 from refit.wording import counted
 

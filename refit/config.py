@@ -362,14 +362,34 @@ Feature = Annotated[
     NumericFeature | CategoryFeature | ImageFeature | TextFeature | VectorFeature | TimestampFeature | CrossFeature,
     Field(discriminator="kind"),
 ]
-TargetKind = Literal["binary", "classes", "regression"]
+TargetKind = Literal["binary", "classes", "multilabel", "regression"]
+
+
+_TARGET_ONLY = {"positive": "binary", "separator": "multilabel", "scale": "regression", "log": "regression"}
 
 
 class TargetConfig(Section):
     """What is predicted."""
 
     column: str = Field(min_length=1, description="The column that is predicted.")
-    kind: TargetKind | None = Field(None, description="binary, classes or regression; by default inferred from the column.")
+    kind: TargetKind | None = Field(
+        None, description="binary, classes, multilabel or regression; by default inferred from the column, but for multilabel."
+    )
+    positive: str | int | None = Field(
+        None, description="The value that score is the probability of (binary); by default the second in order."
+    )
+    separator: str = Field("|", min_length=1, description="What stands between a row's labels (multilabel); a row without any is empty.")
+    scale: Literal["standard", "none"] = Field(
+        "standard", description="The loss sees the value by its mean and deviation in the train split, or as it is (regression)."
+    )
+    log: bool = Field(False, description="The loss sees sign(y) log(1 + |y|), scaled then: for amounts with a long tail (regression).")
+
+    @model_validator(mode="after")
+    def _belongs_to_its_kind(self) -> Self:
+        for name, kind in _TARGET_ONLY.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.kind != kind:
+                raise ValueError(f"{name} is for kind: {kind} only, which must be said")
+        return self
 
 
 # ---- split
@@ -816,6 +836,23 @@ class CallbackConfig(Section):
     options: dict[str, Any] = Field({}, description="Keyword arguments, checked against its signature.")
 
 
+class ObjectiveConfig(Section):
+    """A loss or a metric: one of Keras's, or the repository's own."""
+
+    use: CodeReference = Field(description='The class, as "module:attribute", such as "keras.losses:Huber".')
+    options: dict[str, Any] = Field({}, description="Keyword arguments.")
+    labels: Literal["index", "one_hot"] | None = Field(
+        None, description="How it takes the label of a classes target; by default as an index if its name begins with Sparse."
+    )
+
+
+def _short_objective(said: object) -> object:
+    return {"use": said} if isinstance(said, str) else said
+
+
+Objective = Annotated[ObjectiveConfig, BeforeValidator(_short_objective, json_schema_input_type=ObjectiveConfig | CodeReference)]
+
+
 class FitConfig(Section):
     """How the model is fitted."""
 
@@ -824,6 +861,12 @@ class FitConfig(Section):
         None, gt=0, description="No epoch is begun that would not end within so many minutes of fitting; by default there is no limit."
     )
     batch_size: int = Field(32, ge=1, description="Rows a step.")
+    loss: Objective | None = Field(
+        None, description='The loss, such as "keras.losses:Huber", or {use, options}; by default that of the target\'s kind.'
+    )
+    metrics: list[Objective] | None = Field(
+        None, description="What is logged at every epoch besides the loss; by default the metrics of the target's kind."
+    )
     class_weight: Literal["balanced"] | dict[str, float] | None = Field(
         None, description="Weight of each class in the loss: balanced (inverse to its frequency), or by its label; 1 where none is named."
     )
@@ -853,6 +896,12 @@ class FitConfig(Section):
     jit_compile: Literal["auto", True, False] = Field(
         "auto", description="Whether XLA compiles the step; auto: on a GPU, where Keras finds fit."
     )
+
+    @property
+    def objectives(self) -> dict[str, ObjectiveConfig]:
+        """The loss and the metrics that the job names, by their keys."""
+        named = {f"fit.metrics.{number}": said for number, said in enumerate(self.metrics or ())}
+        return named if self.loss is None else {"fit.loss": self.loss, **named}
 
     @field_validator("initial_weights")
     @classmethod

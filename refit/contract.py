@@ -18,6 +18,7 @@ from refit import fitting
 from refit.config import Job
 from refit.errors import CodeError, RefitError
 from refit.features import build_target
+from refit.objectives import build_loss
 from refit.records import BatchesRecord, FeaturePlan
 from refit.schema import MISSING_INTEGER, is_encoded, raw_input, signature_name
 
@@ -79,6 +80,8 @@ def make_labels(plan: BatchesRecord, num_rows: int) -> tf.Tensor:
     is_rare = np.arange(num_rows) % _RARE_EVERY == 0
     if plan.target.kind == "regression":
         return tf.constant(1.0 + is_rare, tf.float32)
+    if plan.target.kind == "multilabel":
+        return tf.constant(np.tile(is_rare[:, None], len(plan.target.classes or ())), tf.uint8)
     return tf.constant(np.where(is_rare, 0, len(plan.target.classes or ()) - 1), tf.int32)
 
 
@@ -174,7 +177,9 @@ class _Subject:
 def _compile(subject: _Subject, model: keras.Model) -> None:
     """Compile with an optimizer that learns fast whatever the job says, in the job's precision."""
     with fitting.computing_in(fitting.choose_precision(subject.job.fit)):
-        model.compile(keras.optimizers.Adam(LEARNING_RATE), fitting.LOSSES[subject.plan.target.kind], jit_compile=False)
+        model.compile(
+            keras.optimizers.Adam(LEARNING_RATE), build_loss(subject.job.fit, build_target(subject.plan.target)), jit_compile=False
+        )
     model.optimizer.build(model.trainable_variables)
 
 

@@ -128,19 +128,18 @@ def releasing(model: keras.Model) -> Iterator[None]:
 # ---- what is shared
 
 
-def shared_loss(name: str) -> Callable[[Any, Any], Any]:
-    """A loss of Keras's whose gradient counts each row of a batch alike, however many a device has; its values stay as they are.
+def shared_loss(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
+    """A loss whose gradient counts each row of a batch alike, however many a device has; its values stay as they are.
 
     Keras takes the mean over a device's rows, and then over devices.
     """
-    function = keras.losses.get(name)
 
-    def loss(y_true: Any, y_pred: Any) -> Any:  # noqa: ANN401 -- tensors
-        values = function(y_true, y_pred)
+    def shared(y_true: Any, y_pred: Any) -> Any:  # noqa: ANN401 -- tensors
+        values = loss.call(y_true, y_pred)
         context = tf.distribute.get_replica_context()
         return values if context is None else _weigh_gradient(values, _share_of_rows(context, values))
 
-    return loss
+    return shared
 
 
 def _share_of_rows(context: Any, values: Any) -> Any:  # noqa: ANN401 -- TensorFlow's
@@ -175,7 +174,7 @@ def summing_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers
     return made.from_config(optimizer.get_config())
 
 
-def build_metrics(model: keras.Model, element_spec: Any) -> None:  # noqa: ANN401 -- TensorFlow's
+def build_metric_variables(model: keras.Model, element_spec: Any) -> None:  # noqa: ANN401 -- TensorFlow's
     """Make the variables of a model's metrics; Keras would take the mean of a batch over devices for that, which strings do not have.
 
     Source: keras.src.backend.tensorflow.trainer, Keras 3.15.

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from refit.export import raw_columns
-from refit.feature_plans import encode_labels
 from refit.layout import Layout, RunLayout
 from refit.metrics import compute_metrics
 from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan
@@ -17,6 +16,7 @@ from refit.registry import champion_record
 from refit.schema import signature_name
 from refit.splits import Rows, count_shared
 from refit.stages import read_stage
+from refit.targets import encode_labels
 
 BATCH_ROWS = 1024
 

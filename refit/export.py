@@ -18,6 +18,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from refit import proof
+from refit.config import TargetKind
 from refit.errors import ProofError
 from refit.layout import Layout, RunLayout
 from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_path
@@ -27,8 +28,10 @@ from refit.splits import Rows
 
 PROOF_ROWS = 256
 LATENCY_CALLS = 200
-# Largest difference between a prediction in the training process and from the SavedModel; both compute in float32.
+# Largest difference between a prediction in the training process and from the SavedModel, of values above 1 as a share of them; both
+# compute in float32.
 TOLERANCE = 1e-5
+THRESHOLD = 0.5  # a probability from which on a label is told
 
 
 def raw_columns(table: pa.Table, features: tuple[FeaturePlan, ...]) -> dict[str, np.ndarray]:
@@ -55,7 +58,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         _write_saved_model(model, plan, specs, aside)
         inputs = raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features)
         expected = {name: values.numpy() for name, values in outputs_of(model, plan, _tensors(inputs)).items()}
-        reply = _prove(judge, aside, inputs, expected, Path(folder))
+        reply = _prove(judge, aside, inputs, expected, Path(folder), plan.target.kind)
         shutil.rmtree(run.saved_model, ignore_errors=True)
         aside.rename(run.saved_model)
     sync_path(run.model_dir)
@@ -69,7 +72,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
             for name, values in expected.items()
         },
         proof_rows=len(rows.table.slice(0, PROOF_ROWS)),
-        max_abs_difference=reply["difference"],
+        max_difference=reply["difference"],
         latency_p50_ms=round(reply["latency_p50_ms"], 3),
         latency_p99_ms=round(reply["latency_p99_ms"], 3),
     )
@@ -79,8 +82,9 @@ def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Ten
     """Named outputs of the signature.
 
     Returns:
-        ``probabilities`` ``[batch, classes]`` and ``label`` ``[batch]`` in the target's own type; for a binary target also
-        ``score`` ``[batch]``, the probability of the second class; for a regression ``prediction`` ``[batch]``.
+        ``probabilities`` ``[batch, classes]`` and ``label`` ``[batch]`` in the target's own type (multilabel: names joined as in the
+        data); for a binary target also ``score`` ``[batch]``, the probability of the second class; for a regression ``prediction``
+        ``[batch]``.
     """
     predicted = tf.cast(model(inputs, training=False), tf.float32)
     if plan.target.kind == "regression":
@@ -88,12 +92,21 @@ def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Ten
     classes = tf.constant(list(plan.target.classes or ()), tf.string if plan.target.column.type == "string" else tf.int64)
     if plan.target.kind == "classes":
         return {"probabilities": predicted, "label": tf.gather(classes, tf.argmax(predicted, axis=1))}
+    if plan.target.kind == "multilabel":
+        return {"probabilities": predicted, "label": _join_labels(classes, predicted >= THRESHOLD, plan.target.separator or "")}
     score = predicted[:, 0]
     return {
         "probabilities": tf.stack([1 - score, score], axis=1),
-        "label": tf.gather(classes, tf.cast(score >= 0.5, tf.int32)),
+        "label": tf.gather(classes, tf.cast(score >= THRESHOLD, tf.int32)),
         "score": score,
     }
+
+
+def _join_labels(names: tf.Tensor, has_label: tf.Tensor, separator: str) -> tf.Tensor:
+    """Names ``[batch]`` of each row's labels ``[batch, labels]`` bool."""
+    begun = tf.cumsum(tf.cast(has_label, tf.int32), axis=1) > 1  # all but the first have the separator before them
+    words = tf.where(begun, tf.strings.join([separator, names])[None], names[None])
+    return tf.strings.reduce_join(tf.where(has_label, words, ""), axis=1)
 
 
 def _write_saved_model(model: keras.Model, plan: BatchesRecord, specs: dict[str, tf.TensorSpec], path: Path) -> None:
@@ -144,7 +157,7 @@ def _judge() -> Iterator["_Judge"]:
 
 
 def _prove(
-    judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path
+    judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path, kind: TargetKind
 ) -> dict[str, Any]:
     given, told = folder / "inputs.npz", folder / "outputs.npz"
     encoded = {f"of {signature_name(name)}": np.array([*map(_as_bytes, v)]) if v.dtype == object else v for name, v in inputs.items()}
@@ -163,7 +176,7 @@ def _prove(
             where=str(saved_model.name),
             remedy="Let the model use Keras and TensorFlow operations only, no Python functions.",
         )
-    difference = max(_difference(expected, told), reply["batch_differences"])
+    difference = max(_difference(expected, told, kind), reply["batch_differences"])
     if not difference <= TOLERANCE:
         raise ProofError(
             "the exported model predicts something else than the model that was trained.",
@@ -191,21 +204,23 @@ def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(line)) if line else {"error": f"the process ended with status {process.wait()}: {judge.last_words()}"}
 
 
-def _difference(expected: dict[str, np.ndarray], path: Path) -> float:
-    """Largest difference of a number; infinite where another label is told though the probabilities do not tie."""
+def _difference(expected: dict[str, np.ndarray], path: Path, kind: TargetKind) -> float:
+    """As of ``proof.measure_difference``; infinite where another label is told though the probabilities do not tie."""
     with np.load(path, allow_pickle=False) as stored:
         told = {name: stored[name] for name in stored.files}
     if told.keys() != expected.keys():
         return float("inf")
     if "label" in expected and np.any(
-        (expected["label"].astype(told["label"].dtype) != told["label"]) & ~_is_tie(expected["probabilities"])
+        (expected["label"].astype(told["label"].dtype) != told["label"]) & ~_is_tie(expected["probabilities"], kind)
     ):
         return float("inf")
     floats = [name for name in expected if expected[name].dtype.kind == "f"]
-    return max(float(np.abs(told[name] - expected[name]).max()) for name in floats)
+    return max(proof.measure_difference(told[name], expected[name]) for name in floats)
 
 
-def _is_tie(probabilities: np.ndarray) -> np.ndarray:
-    """Rows ``[rows]`` whose two highest probabilities are closer than the tolerance could tell."""
+def _is_tie(probabilities: np.ndarray, kind: TargetKind) -> np.ndarray:
+    """Rows ``[rows]`` whose two highest probabilities, or one of several labels' and the threshold, are closer than can be told."""
+    if kind == "multilabel":
+        return np.asarray((np.abs(probabilities - THRESHOLD) <= TOLERANCE).any(axis=1))
     highest = np.sort(probabilities, axis=1)
     return np.asarray(highest[:, -1] - highest[:, -2] <= 2 * TOLERANCE)

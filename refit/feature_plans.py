@@ -23,8 +23,7 @@ from refit.config import (
 )
 from refit.errors import DataError
 from refit.features import split_text
-from refit.labels import target_kind
-from refit.records import Column, CrossPlan, FeaturePlan, SnapshotRecord, TargetPlan
+from refit.records import Column, CrossPlan, FeaturePlan, SnapshotRecord
 from refit.schema import MISSING_INTEGER, is_number, moments_to_numpy, numbers_to_numpy, tensor_to_numpy
 from refit.splits import Rows
 from refit.validation import fits, option_fault
@@ -258,58 +257,3 @@ def _constant(name: str, value: object) -> ConstantColumnError:
         received=str(value),
         remedy="Leave the feature out, or mend the data.",
     )
-
-
-# ---- the target
-
-
-def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> TargetPlan:
-    """Kind and classes of the target.
-
-    Args:
-        job: the job; its ``target.kind`` decides, where it is given.
-        snapshot: the data.
-        labels: the target's values in the train split.
-
-    Raises:
-        DataError: a binary target has not two values.
-    """
-    column = snapshot.column(job.target.column)
-    distinct = sorted(pc.unique(labels).drop_null().to_pylist())
-    kind = target_kind(job, column, len(distinct))
-    if kind == "regression":
-        return TargetPlan(name=column.name, kind=kind, column=column)
-    if kind == "binary" and len(distinct) != 2:
-        raise DataError(
-            f'"{column.name}" has {len(distinct)} values in the train split, a binary target has two.',
-            where="target",
-            received=", ".join(map(repr, distinct[:5])),
-            remedy="Declare it as classes, or mend the data.",
-        )
-    if column.type != "string" and any(value != int(value) for value in distinct):
-        raise DataError(
-            f'"{column.name}" has fractions, classes are whole numbers or text.', where="target", remedy="Declare a regression."
-        )
-    classes = tuple(str(v) for v in distinct) if column.type == "string" else tuple(int(v) for v in distinct)
-    return TargetPlan(name=column.name, kind=kind, column=column, classes=classes)
-
-
-def encode_labels(labels: pa.ChunkedArray, target: TargetPlan) -> np.ndarray:
-    """Labels as numbers ``[rows]``: float32 values of a regression, int32 positions among the classes otherwise.
-
-    Raises:
-        DataError: a label is missing, or was never seen in the train split.
-    """
-    if target.kind == "regression":
-        return numbers_to_numpy(labels)
-    plain = labels.cast(pa.string() if target.column.type == "string" else pa.int64())
-    positions = pc.index_in(plain, value_set=pa.array(target.classes, plain.type))
-    if positions.null_count:
-        unseen = pc.unique(plain.filter(pc.is_null(positions))).to_pylist()
-        raise DataError(
-            f'{positions.null_count} rows have a "{target.name}" that does not occur in the train split.',
-            where="target",
-            received=", ".join(map(repr, unseen[:5])),
-            remedy="Add rows of these classes, or filter them with data.where.",
-        )
-    return np.asarray(positions.to_numpy(), dtype=np.int32)

@@ -6,7 +6,7 @@ would lose their last digits in bfloat16.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
@@ -16,11 +16,12 @@ from refit.config import CategoryFeature, ImageFeature, NumericFeature, TargetKi
 from refit.layers import AverageTokens, ClipColumns, DecodeImages, FillMissing, SignedLog, TimeParts
 from refit.records import CrossPlan, FeaturePlan, TargetPlan
 from refit.schema import MISSING_INTEGER, check_names, is_encoded, is_whole, raw_input, signature_name, time_parts
+from refit.shaping import TargetScale, Unscale
 
 _MAX_DIMENSION = 64
 _DEVIATIONS = (1e-6, 1e18)  # Normalization takes a deviation below 1e-7 for 1e-7; the square of one above 1.8e19 is infinite in float32
 _SEQUENCE_DIMENSION = 64
-_OUTPUT = "refit->output"  # no column has such a name
+_OUTPUT, _UNSCALED = "refit->output", "refit->unscaled"  # no column has such a name
 _PUNCTUATION = "lower_and_strip_punctuation"
 # Source: keras.layers.TextVectorization, whose pattern has no public name.
 _PUNCTUATION_PATTERN = r'[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~\']'
@@ -92,29 +93,34 @@ class Target:
     name: str
     kind: TargetKind
     num_classes: int
+    scale: TargetScale | None = None
 
     @property
     def units(self) -> int:
-        """Width of the output: classes, or 1."""
-        return self.num_classes if self.kind == "classes" else 1
+        """Width of the output: classes or labels, or 1."""
+        return self.num_classes if self.kind in ("classes", "multilabel") else 1
 
     @property
     def activation(self) -> str:
         """What turns logits into predictions."""
-        return {"binary": "sigmoid", "classes": "softmax", "regression": "linear"}[self.kind]
+        return {"binary": "sigmoid", "classes": "softmax", "multilabel": "sigmoid", "regression": "linear"}[self.kind]
 
     def head(self, x: Any) -> Any:  # noqa: ANN401 -- a Keras tensor
-        """The output layer over ``[batch, n]``: probabilities ``[batch, units]``, or a value ``[batch, 1]``; always float32."""
-        return keras.layers.Dense(self.units, activation=self.activation, dtype="float32", name=_OUTPUT)(x)
+        """The output layer over ``[batch, n]``: probabilities ``[batch, units]``, or a value ``[batch, 1]`` in its unit; float32."""
+        return self._unscaled(keras.layers.Dense(self.units, activation=self.activation, dtype="float32", name=_OUTPUT)(x))
 
     def finish(self, logits: Any) -> Any:  # noqa: ANN401 -- Keras tensors
         """Predictions, as of ``head``, from logits ``[batch, units]``; for builders that make their own last layer."""
-        return keras.layers.Activation(self.activation, dtype="float32", name=_OUTPUT)(logits)
+        return self._unscaled(keras.layers.Activation(self.activation, dtype="float32", name=_OUTPUT)(logits))
+
+    def _unscaled(self, x: Any) -> Any:  # noqa: ANN401 -- Keras tensors
+        return x if self.scale is None else Unscale(**asdict(self.scale), dtype="float32", name=_UNSCALED)(x)
 
 
 def build_target(plan: TargetPlan) -> Target:
     """The target as builders see it."""
-    return Target(name=plan.name, kind=plan.kind, num_classes=len(plan.classes or ()))
+    scale = None if plan.mean is None or plan.deviation is None else TargetScale(plan.mean, plan.deviation, plan.log)
+    return Target(name=plan.name, kind=plan.kind, num_classes=len(plan.classes or ()), scale=scale)
 
 
 def build_inputs(plans: Sequence[FeaturePlan], crosses: Sequence[CrossPlan] = ()) -> Features:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from refit import references
 from refit.batches import Position, RowsSource, read_batches, read_in_order, read_validation
 from refit.callbacks import EpochStart, Recorder, Reporter, StopOnNaN, TimeBudget
 from refit.checkpoints import Checkpoint, CheckpointWriter, read_newest, telling_disk
-from refit.config import FitConfig, Job, PlateauDecay, TargetKind, digest, nearest
-from refit.devices import ONE_DEVICE, Devices, build_metrics, choose_devices, releasing, shared_loss, summing_optimizer
+from refit.config import FitConfig, Job, PlateauDecay, digest, nearest
+from refit.devices import ONE_DEVICE, Devices, build_metric_variables, choose_devices, releasing, shared_loss, summing_optimizer
 from refit.divergence import Restarts, lower_rate, turn_back
 from refit.errors import CodeError, DivergedError, FitError, JobError
 from refit.event_files import Board
@@ -33,6 +33,7 @@ from refit.full_disk import full_disk, is_disk_full
 from refit.guests import build_callbacks, name_callbacks, telling_guests
 from refit.initial_weights import load_initial_weights
 from refit.layout import RunLayout
+from refit.objectives import build_loss, build_metrics
 from refit.optimizers import build_optimizer, build_schedule
 from refit.pace import Pace
 from refit.progress import OnProgress, ignore_progress
@@ -41,12 +42,6 @@ from refit.resuming import Executions, ResumingCallbacks
 from refit.signals import noting_stop
 from refit.slicing import count_steps
 
-LOSSES: dict[TargetKind, str] = {
-    "binary": "binary_crossentropy",
-    "classes": "sparse_categorical_crossentropy",
-    "regression": "mean_squared_error",
-}
-METRICS: dict[TargetKind, tuple[str, ...]] = {"binary": ("accuracy", "auc"), "classes": ("accuracy",), "regression": ("rmse", "mae")}
 _BUILDER_POSITIONAL = 2
 _SAVING = ".saving."
 
@@ -87,7 +82,6 @@ def assemble_model(job: Job, plan: BatchesRecord, devices: Devices = ONE_DEVICE)
                 f'"{reference}" failed: {type(error).__name__}: {error}.', where="model", remedy="Mend the builder or its options."
             ) from error
     _check_output(model, target, reference)
-    _check_monitors(job.fit, target.kind)
     with devices.scope():
         _compile(model, job, target, plan)
     return model
@@ -127,17 +121,17 @@ def _check_output(model: object, target: Target, reference: str) -> None:
 
 def _compile(model: keras.Model, job: Job, target: Target, plan: BatchesRecord) -> None:
     """Compile; where rows or classes have weights, metrics count them as the loss does."""
-    made = {"auc": keras.metrics.AUC, "rmse": keras.metrics.RootMeanSquaredError, "mae": keras.metrics.MeanAbsoluteError}
-    metrics = [made[name](name=name) if name in made else name for name in METRICS[target.kind]]
+    metrics = build_metrics(job.fit, target)
+    _check_monitors(job.fit, [metric.name for metric in metrics])
     is_weighted = plan.sample_weight is not None or plan.class_weights is not None
     counted = {"weighted_metrics" if is_weighted else "metrics": metrics}
     jit_compile = job.fit.jit_compile
     if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
         jit_compile = False  # slower there
     optimizer = build_optimizer(job.fit, plan.steps_per_epoch)
-    loss: str | Callable[..., object] = LOSSES[target.kind]
+    loss: keras.losses.Loss | Callable[..., object] = build_loss(job.fit, target)
     if tf.distribute.has_strategy():
-        optimizer, loss = summing_optimizer(optimizer), shared_loss(LOSSES[target.kind])
+        optimizer, loss = summing_optimizer(optimizer), shared_loss(loss)
     with computing_in(choose_precision(job.fit)):  # Keras scales the loss where that says float16
         model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **counted)
 
@@ -299,7 +293,8 @@ def _copy_to_one(model: keras.Model, job: Job, plan: BatchesRecord) -> keras.Mod
 def _identify(job: Job, plan: BatchesRecord, num_epochs: int, devices: Devices) -> str:
     """Digest of what a fit is a function of, code included."""
     builder = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
-    code = [references.source_digest(reference) for reference in (builder, *(callback.use for callback in job.fit.callbacks))]
+    own = (*(callback.use for callback in job.fit.callbacks), *(said.use for said in job.fit.objectives.values()))
+    code = [references.source_digest(reference, also=references.OBJECTIVES) for reference in (builder, *own)]
     said = {"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs}
     if devices.strategy:  # what is summed over devices depends on their number
         said["devices"] = len(devices.names)
@@ -366,7 +361,7 @@ def _call_fit(
     validation = _validation_batches(job, rows, epoch)
     validation_steps = None if validation is None else int(validation.cardinality())
     if devices.strategy:
-        build_metrics(state.model, batches.element_spec)
+        build_metric_variables(state.model, batches.element_spec)
     writer = CheckpointWriter(run.checkpoints_dir, keep=fit.checkpoint.keep, found=state.found)
     with noting_stop() as stop, contextlib.closing(writer):
         callbacks = [
@@ -448,13 +443,13 @@ def _validation_batches(job: Job, rows: _Rows, epoch: tf.Variable) -> tf.data.Da
     return read_validation(rows.train, batch_size=batch_size, seed=job.seed, epoch=epoch) if rows.train.num_validation else None
 
 
-def _check_monitors(config: FitConfig, kind: TargetKind) -> None:
+def _check_monitors(config: FitConfig, metrics: Sequence[str]) -> None:
     """See that what is watched will be logged.
 
     Raises:
         JobError: it will not.
     """
-    own = ["loss", *METRICS[kind]]
+    own = ["loss", *metrics]
     known = [*own, *(f"val_{name}" for name in own)]
     watched = {"fit.early_stopping.monitor": config.early_stopping.monitor} if config.early_stopping else {}
     if isinstance(config.decay, PlateauDecay):

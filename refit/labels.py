@@ -17,6 +17,7 @@ from refit.sources.inputs import identifier
 from refit.wording import counted, format_list, percent, shorten
 
 MAX_CLASSES = 100  # a whole-number target with more values is taken for a quantity
+MAX_LABELS = 1_000  # of a multilabel target
 MAX_COUNTED = 10_000  # values of a target that are counted one by one; more are estimated
 MIN_CLASS_ROWS = 5  # from fewer rows nothing is learned that would not be learned of one row
 ID_SHARE = 0.5  # a class for every other row: most classes are seen once, as names and numbers of rows are
@@ -35,9 +36,15 @@ def check_labels(job: Job, connection: duckdb.DuckDBPyConnection, rows: str, col
     """
     target = columns[job.target.column]
     facts = _read_facts(connection, rows, target)
-    yield CheckRecord.of("labels", facts.num_missing == 0, "none is missing", _missing_text(facts))
+    is_set = job.target.kind == "multilabel"
+    if not is_set:  # a row may have no label at all
+        yield CheckRecord.of("labels", facts.num_missing == 0, "none is missing", _missing_text(facts))
     yield CheckRecord.of("target varies", facts.varies, "it does", f'"{target.name}" has the same value in every row')
     if not facts.varies:
+        return
+    if is_set:
+        yield from _label_set_checks(job, connection, rows, target)
+        yield from check_leakage(job, connection, rows, columns, "multilabel")
         return
     counts = count_classes(connection, rows, target) if facts.num_values <= MAX_COUNTED else {}
     kind = target_kind(job, target, len(counts) or facts.num_values)
@@ -75,6 +82,24 @@ def _missing_text(facts: _Facts) -> str:
     return f"{facts.num_missing:,} of {counted(facts.num_rows, 'label')} ({share}) are missing; filter them with data.where"
 
 
+def _label_set_checks(job: Job, connection: duckdb.DuckDBPyConnection, rows: str, target: Column) -> Iterator[CheckRecord]:
+    sql = (
+        f"SELECT label, count(*) FROM (SELECT trim(unnest(string_split({identifier(target.name)}, ?))) AS label FROM {rows}) "  # noqa: S608
+        f"WHERE label <> '' GROUP BY label ORDER BY 2 DESC, 1"
+    )
+    counts = dict(connection.execute(sql, [job.target.separator]).fetchall())
+    empty_sql = f"SELECT count(*) FROM {rows} WHERE coalesce(trim({identifier(target.name)}), '') = ''"  # noqa: S608
+    empty = connection.execute(empty_sql).fetchall()[0][0]
+    yield CheckRecord(name="labels", ok=True, detail=f"{counted(empty, 'row')} without any")
+    separated = f'"{target.name}" has {len(counts)} labels; they are separated by target.separator, which is "{job.target.separator}"'
+    yield CheckRecord.of("labels differ", len(counts) > 1, f"{len(counts):,}", separated)
+    many = f"{len(counts):,} labels: each is an output of the model. Is something else than labels in the column?"
+    yield CheckRecord.of("number of labels", len(counts) <= MAX_LABELS, f"{len(counts):,}", many, only_warns=True)
+    few = [f"{shorten(name)} ({count})" for name, count in counts.items() if count < MIN_CLASS_ROWS]
+    few_text = f"fewer than {MIN_CLASS_ROWS} rows have {format_list(few)}; add rows, or leave these labels out with data.derive"
+    yield CheckRecord.of("label sizes", not few, f"{MIN_CLASS_ROWS} rows or more each", few_text, only_warns=True)
+
+
 def count_classes(connection: duckdb.DuckDBPyConnection, rows: str, target: Column) -> dict[str, int]:
     """Rows of each value of the target by its text, the most frequent first; for targets of at most ``MAX_COUNTED`` values."""
     name = identifier(target.name)
@@ -87,7 +112,7 @@ def class_sizes(job: Job, connection: duckdb.DuckDBPyConnection, rows: str, targ
     if _read_facts(connection, rows, target).num_values > MAX_COUNTED:
         return {}
     counts = count_classes(connection, rows, target)
-    return {} if target_kind(job, target, len(counts)) == "regression" else counts
+    return {} if target_kind(job, target, len(counts)) in ("regression", "multilabel") else counts
 
 
 def target_kind(job: Job, target: Column, num_values: int) -> TargetKind:

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from refit.feature_plans import encode_labels
 from refit.records import FeaturePlan, TargetPlan
 from refit.row_groups import RowGroups
 from refit.schema import check_present, is_encoded, raw_input, to_numpy
+from refit.targets import encode_labels
 from refit.weights import sample_weights
 
 LABEL, WEIGHT = "_label", "_weight"
@@ -114,6 +114,8 @@ def _feature_field(plan: FeaturePlan) -> Field:
 
 
 def _label_field(target: TargetPlan) -> Field:
+    if target.kind == "multilabel":
+        return Field(LABEL, target.name, "uint8", (len(target.classes or ()),))
     return Field(LABEL, target.name, "float32" if target.kind == "regression" else "int32", ())
 
 

@@ -363,12 +363,16 @@ class CrossPlan(Record):
 
 
 class TargetPlan(Record):
-    """What is predicted: the classes in order of their index, none for a regression."""
+    """What is predicted: the classes in order of their index, none for a regression, and the scale on which that is learned."""
 
     name: str
     kind: TargetKind
     column: Column
     classes: tuple[str, ...] | tuple[int, ...] | None = None
+    separator: str | None = Field(None, description="What stands between a row's labels (multilabel).")
+    mean: float | None = Field(None, description="Of the train split's values, logarithms where log is true; null: they are not scaled.")
+    deviation: float | None = None
+    log: bool = False
 
 
 class BatchesRecord(Record):
@@ -503,13 +507,13 @@ class ExportRecord(Record):
     inputs: dict[str, str]
     outputs: dict[str, str]
     proof_rows: int
-    max_abs_difference: float
+    max_difference: float = Field(description="Between predictions of the trained model and of the SavedModel; a share of those above 1.")
     latency_p50_ms: float
     latency_p99_ms: float
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        return f"proved on {self.proof_rows} rows, off by {self.max_abs_difference:.1g}, p99 {self.latency_p99_ms:.2f} ms"
+        return f"proved on {self.proof_rows} rows, off by {self.max_difference:.1g}, p99 {self.latency_p99_ms:.2f} ms"
 
 
 class ChampionRecord(Record):

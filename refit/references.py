@@ -18,6 +18,7 @@ from refit.errors import CodeError
 
 CODE_VARIABLE = "REFIT_CODE"
 DEFAULT_PREFIXES = ("models", "refit")
+OBJECTIVES = ("keras.losses", "keras.metrics")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -27,14 +28,18 @@ def allowed_prefixes() -> tuple[str, ...]:
     return tuple(part.strip() for part in named.split(",") if part.strip()) or DEFAULT_PREFIXES
 
 
-def find_module(reference: str) -> Path:
+def find_module(reference: str, *, also: Sequence[str] = ()) -> Path:
     """The source file behind a reference, without importing it.
+
+    Args:
+        reference: ``"module:attribute"``.
+        also: modules that may be named besides those under the prefixes.
 
     Raises:
         CodeError: the module is not under an allowed prefix, or does not exist.
     """
     module = reference.partition(":")[0]
-    prefixes = allowed_prefixes()
+    prefixes = (*allowed_prefixes(), *also)
     if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes):
         raise CodeError(
             f'the module of "{reference}" is not among those that a job may name.',
@@ -60,18 +65,19 @@ def _find_source(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
 
-def check_options(reference: str, options: Mapping[str, Any], *, positional: int) -> None:
+def check_options(reference: str, options: Mapping[str, Any], *, positional: int, also: Sequence[str] = ()) -> None:
     """Check options against the signature of the function, or class, as its source has it, without importing it.
 
     Args:
         reference: ``"module:function"`` or ``"module:Class"``.
         options: keyword arguments from the job.
         positional: how many leading parameters refit itself fills.
+        also: as of ``find_module``.
 
     Raises:
         CodeError: the function is not there, or does not take an option, or needs one that is not given.
     """
-    found = _find_function(reference)
+    found = _find_function(reference, also)
     if isinstance(found, ast.ClassDef):
         found, positional = _constructor(found), positional + 1
     if found is None:
@@ -85,13 +91,17 @@ def check_options(reference: str, options: Mapping[str, Any], *, positional: int
         raise CodeError(f'"{reference}" needs the option{"s" * (len(missing) > 1)} {", ".join(missing)}.', where="options")
 
 
-def load(reference: str) -> Callable[..., Any]:
+def load(reference: str, *, also: Sequence[str] = ()) -> Callable[..., Any]:
     """Import what a reference names.
+
+    Args:
+        reference: ``"module:attribute"``.
+        also: as of ``find_module``.
 
     Raises:
         CodeError: it is not allowed, cannot be imported, or cannot be called.
     """
-    find_module(reference)
+    path = find_module(reference, also=also)
     module, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
@@ -99,13 +109,13 @@ def load(reference: str) -> Callable[..., Any]:
         raise CodeError(f'"{module}" cannot be imported: {type(error).__name__}: {error}.', remedy="Mend the module.") from error
     if not callable(found):
         what = "does not exist" if found is None else "is no function"
-        raise CodeError(f'"{attribute}" {what} in {module}.{nearest(attribute, _callables(find_module(reference)))}')
+        raise CodeError(f'"{attribute}" {what} in {module}.{nearest(attribute, _callables(path))}')
     return found  # type: ignore[no-any-return]
 
 
-def source_digest(reference: str) -> str:
+def source_digest(reference: str, *, also: Sequence[str] = ()) -> str:
     """SHA-256 over the source of the named module and of its neighbours in the same folder, which it may import."""
-    folder = find_module(reference).parent
+    folder = find_module(reference, also=also).parent
     content = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         content.update(f"{path.name}:{path.stat().st_size}:".encode())
@@ -113,11 +123,12 @@ def source_digest(reference: str) -> str:
     return content.hexdigest()
 
 
-def _find_function(reference: str) -> ast.FunctionDef | ast.ClassDef | None:
-    path, name = find_module(reference), reference.partition(":")[2]
+def _find_function(reference: str, also: Sequence[str]) -> ast.FunctionDef | ast.ClassDef | None:
+    path, name = find_module(reference, also=also), reference.partition(":")[2]
     found = {node.name: node for node in _top_level(path) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    if name not in found and name not in _bound_names(path):
-        raise CodeError(f'"{name}" does not exist in {reference.partition(":")[0]}.{nearest(name, found)}')
+    bound = _bound_names(path)
+    if name not in found and name not in bound:
+        raise CodeError(f'"{name}" does not exist in {reference.partition(":")[0]}.{nearest(name, [*found, *sorted(bound)])}')
     return found.get(name)
 
 

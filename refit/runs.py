@@ -7,7 +7,7 @@ import logging
 import platform
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -88,14 +88,18 @@ def check_references(job: Job) -> None:
         _check_reference("model", "build", job.model.build, job.model.options, positional=2)
     for number, callback in enumerate(job.fit.callbacks):
         _check_reference(f"fit.callbacks.{number}", "use", callback.use, callback.options, positional=0)
+    for where, said in job.fit.objectives.items():
+        _check_reference(where, "use", said.use, said.options, positional=0, also=references.OBJECTIVES)
     for number, source in enumerate(job.data.sources):
         if isinstance(source, PythonSource):
             _check_reference(f"data.sources.{number}", "read", source.read, source.options, positional=0)
 
 
-def _check_reference(section: str, key: str, reference: str, options: Mapping[str, Any], *, positional: int) -> None:
+def _check_reference(
+    section: str, key: str, reference: str, options: Mapping[str, Any], *, positional: int, also: Sequence[str] = ()
+) -> None:
     try:
-        references.check_options(reference, options, positional=positional)
+        references.check_options(reference, options, positional=positional, also=also)
     except CodeError as error:
         place = f"{section}.options" if error.where == "options" else f"{section}.{key}"
         error.where = place if error.where in ("", "options") else f"{place}: {error.where}"

@@ -433,7 +433,7 @@ def _assign_folds(stored: Stored, keys: Hashes, is_pool: Mask, num_folds: int) -
 def _check_fold_classes(stored: Stored, folds: Sides, num_folds: int) -> None:
     target = stored.column(stored.job.target.column, "target.column")
     codes, names = stored.read_codes(target)
-    if target_kind(stored.job, target, len(names)) == "regression":
+    if target_kind(stored.job, target, len(names)) in ("regression", "multilabel"):
         return
     for fold in range(num_folds):
         found = np.flatnonzero(_count(codes, len(names), folds == fold))

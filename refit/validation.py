@@ -109,6 +109,8 @@ def fits_target(column: Column, kind: TargetKind | None) -> bool:
     """Whether the column can be predicted as this kind, or as any."""
     if column.shape is not None:
         return False
+    if kind == "multilabel":
+        return column.type == "string"
     return is_number(column) if kind == "regression" else column.type == "string" or is_number(column)
 
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from refit.config import nearest
 from refit.errors import DataError, JobError
-from refit.feature_plans import encode_labels
 from refit.records import SnapshotRecord, TargetPlan
 from refit.schema import is_number, numbers_to_numpy
+from refit.targets import encode_labels
 
 
 def class_weights(
@@ -29,8 +29,9 @@ def class_weights(
     """
     if config is None:
         return None
-    if target.classes is None:
-        raise JobError(f'"{target.name}" is a quantity and has no classes to weigh.', where="fit.class_weight", remedy="Leave it out.")
+    if target.classes is None or target.kind == "multilabel":
+        what = "is a quantity and has no classes" if target.classes is None else "has several labels a row, not one class,"
+        raise JobError(f'"{target.name}" {what} to weigh.', where="fit.class_weight", remedy="Leave it out.")
     counts = np.bincount(encode_labels(labels, target), minlength=len(target.classes))
     if config == "balanced":
         return tuple(float(len(labels) / (len(counts) * count)) for count in counts)

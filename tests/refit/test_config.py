@@ -58,7 +58,7 @@ WHOLE = {
         "company": {"kind": "category", "max_tokens": 50},
         "photo": {"kind": "image", "scale": 0.5},
     },
-    "target": {"column": "big_tipper", "kind": "binary"},
+    "target": {"column": "big_tipper", "kind": "binary", "positive": "true", "separator": "|", "scale": "standard", "log": False},
     "split": {
         "by": "group",
         "group": "company",
@@ -76,6 +76,8 @@ WHOLE = {
     "fit": {
         "epochs": 20,
         "batch_size": 256,
+        "loss": {"use": "keras.losses:BinaryFocalCrossentropy", "options": {"gamma": 1.5}, "labels": None},
+        "metrics": [{"use": "keras.metrics:AUC", "options": {"curve": "PR"}, "labels": None}],
         "class_weight": {"true": 2.0},
         "sample_weight": None,
         "optimizer": dict.fromkeys(OptimizerConfig.model_fields)

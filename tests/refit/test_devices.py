@@ -193,7 +193,7 @@ def test_what_two_devices_have_fitted_is_exported_and_predicts_on_one(proved, tm
     plan = kept(tmp_path, job).plan
     model = load_fitted(job, plan, run)
     record = export_model(model, plan, Rows("test", rows()), Layout(home), run)
-    assert record.max_abs_difference < 1e-5
+    assert record.max_difference < 1e-5
     inputs = {"number": tf.constant([0.5, -1.0]), "word": tf.constant(["w1", "w3"])}
     np.testing.assert_array_equal(keras.saving.load_model(run.keras_model)(inputs), model(inputs))
 

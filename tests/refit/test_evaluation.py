@@ -58,7 +58,7 @@ class Case:
         features = {"x": {"kind": "numeric"}, "z": {"kind": "numeric"}}
         self.plan = plan_of(job_of("y", features=features, target__kind=kind), self.table)
         save_model(self.run.saved_model, kind, num_classes=2 if kind == "binary" else 3)
-        told = {"digest": "", "num_bytes": 0, "inputs": {}, "outputs": {}, "proof_rows": 1, "max_abs_difference": 0}
+        told = {"digest": "", "num_bytes": 0, "inputs": {}, "outputs": {}, "proof_rows": 1, "max_difference": 0}
         path = self.layout.relative(self.run.saved_model)
         self.exported = ExportRecord.model_validate({**told, "path": path, "latency_p50_ms": 1, "latency_p99_ms": 1})
         self.set_members(self.run, test=[1, 2, 3])

@@ -177,7 +177,7 @@ def test_the_proof_is_recorded(fitted):
     record = fitted.record
     assert record.path == "runs/small/classes/model/saved_model"
     assert record.proof_rows == PROOF_ROWS < ROWS
-    assert 0 <= record.max_abs_difference <= TOLERANCE
+    assert 0 <= record.max_difference <= TOLERANCE
     assert 0 < record.latency_p50_ms <= record.latency_p99_ms
     assert record.digest == digest_folder(fitted.run.saved_model)
     assert record.num_bytes == sum(path.stat().st_size for path in fitted.run.saved_model.rglob("*") if path.is_file())

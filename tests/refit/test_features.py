@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from refit.config import CategoryFeature, NumericFeature
 from refit.errors import DataError
-from refit.feature_plans import encode_labels, fit_plans, plan_target, resolve_features
+from refit.feature_plans import fit_plans, resolve_features
 from refit.features import build_inputs, build_target
 from refit.labels import MAX_CLASSES
 from refit.records import TargetPlan
 from refit.schema import MISSING_INTEGER, to_numpy
 from refit.splits import Rows
+from refit.targets import encode_labels, plan_target
 from tests.refit.small import job_of, plan_of, snapshot_of, stored
 
 

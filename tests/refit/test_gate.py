@@ -25,7 +25,7 @@ def export(latency_p99_ms=2.0):
         inputs={},
         outputs={},
         proof_rows=1,
-        max_abs_difference=0,
+        max_difference=0,
         latency_p50_ms=1,
         latency_p99_ms=latency_p99_ms,
     )

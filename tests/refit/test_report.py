@@ -191,7 +191,7 @@ def example_stages() -> dict[str, Record]:
             inputs={"bill_length_mm": "float32 [batch]", "island": "string [batch]", "photo": "uint8 [batch, 8, 8, 1]"},
             outputs={"probabilities": "float32 [batch, 3]", "label": "string [batch]"},
             proof_rows=256,
-            max_abs_difference=1.19e-7,
+            max_difference=1.19e-7,
             latency_p50_ms=0.412,
             latency_p99_ms=1.237,
         ),
