@@ -19,19 +19,20 @@ import tensorflow as tf
 
 from refit import proof
 from refit.config import TargetKind
+from refit.contract import make_features
 from refit.errors import ProofError
 from refit.layout import Layout, RunLayout
 from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_path
 from refit.registry import digest_folder
-from refit.schema import raw_input, signature_name, to_numpy
+from refit.schema import signature_name, to_numpy
+from refit.signatures import EXAMPLES, THRESHOLD, example_specs, input_specs, outputs_of, parse_examples, tell_shape, write_description
 from refit.splits import Rows
 
-PROOF_ROWS = 256
+PROOF_ROWS, ODD_ROWS = 256, 16
 LATENCY_CALLS = 200
 # Largest difference between a prediction in the training process and from the SavedModel, of values above 1 as a share of them; both
 # compute in float32.
 TOLERANCE = 1e-5
-THRESHOLD = 0.5  # a probability from which on a label is told
 
 
 def raw_columns(table: pa.Table, features: tuple[FeaturePlan, ...]) -> dict[str, np.ndarray]:
@@ -45,7 +46,7 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
     Args:
         model: with its final weights.
         plan: features and target.
-        rows: raw rows to prove it on; the first ``PROOF_ROWS`` are used.
+        rows: raw rows to prove it on; the first ``PROOF_ROWS`` are used, and others with missing and unseen values.
         layout: for the record's relative path.
         run: the run's paths.
 
@@ -54,9 +55,8 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
     """
     with _judge() as judge, tempfile.TemporaryDirectory(dir=run.model_dir, prefix=".export.") as folder:
         aside = Path(folder) / "saved_model"
-        specs = {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=signature_name(f.name)) for f in plan.features}
-        _write_saved_model(model, plan, specs, aside)
-        inputs = raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features)
+        _write_saved_model(model, plan, aside)
+        inputs = _add_odd_rows(raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features), plan)
         expected = {name: values.numpy() for name, values in outputs_of(model, plan, _tensors(inputs)).items()}
         reply = _prove(judge, aside, inputs, expected, Path(folder), plan.target.kind)
         shutil.rmtree(run.saved_model, ignore_errors=True)
@@ -66,54 +66,30 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         path=layout.relative(run.saved_model),
         digest=digest_folder(run.saved_model),
         num_bytes=sum(path.stat().st_size for path in run.saved_model.rglob("*") if path.is_file()),
-        inputs={str(spec.name): f"{spec.dtype.name} {['batch', *spec.shape[1:]]}".replace("'", "") for spec in specs.values()},
-        outputs={
-            name: f"{'string' if values.dtype == object else values.dtype.name} {['batch', *values.shape[1:]]}".replace("'", "")
-            for name, values in expected.items()
-        },
+        inputs={str(spec.name): tell_shape(spec.dtype.name, spec.shape[1:]) for spec in input_specs(plan).values()},
+        outputs={name: tell_shape("string" if v.dtype == object else v.dtype.name, v.shape[1:]) for name, v in expected.items()},
         proof_rows=len(rows.table.slice(0, PROOF_ROWS)),
+        proof_odd_rows=ODD_ROWS,
         max_difference=reply["difference"],
         latency_p50_ms=round(reply["latency_p50_ms"], 3),
         latency_p99_ms=round(reply["latency_p99_ms"], 3),
     )
 
 
-def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Named outputs of the signature.
-
-    Returns:
-        ``probabilities`` ``[batch, classes]`` and ``label`` ``[batch]`` in the target's own type (multilabel: names joined as in the
-        data); for a binary target also ``score`` ``[batch]``, the probability of the second class; for a regression ``prediction``
-        ``[batch]``.
-    """
-    predicted = tf.cast(model(inputs, training=False), tf.float32)
-    if plan.target.kind == "regression":
-        return {"prediction": predicted[:, 0]}
-    classes = tf.constant(list(plan.target.classes or ()), tf.string if plan.target.column.type == "string" else tf.int64)
-    if plan.target.kind == "classes":
-        return {"probabilities": predicted, "label": tf.gather(classes, tf.argmax(predicted, axis=1))}
-    if plan.target.kind == "multilabel":
-        return {"probabilities": predicted, "label": _join_labels(classes, predicted >= THRESHOLD, plan.target.separator or "")}
-    score = predicted[:, 0]
-    return {
-        "probabilities": tf.stack([1 - score, score], axis=1),
-        "label": tf.gather(classes, tf.cast(score >= THRESHOLD, tf.int32)),
-        "score": score,
-    }
-
-
-def _join_labels(names: tf.Tensor, has_label: tf.Tensor, separator: str) -> tf.Tensor:
-    """Names ``[batch]`` of each row's labels ``[batch, labels]`` bool."""
-    begun = tf.cumsum(tf.cast(has_label, tf.int32), axis=1) > 1  # all but the first have the separator before them
-    words = tf.where(begun, tf.strings.join([separator, names])[None], names[None])
-    return tf.strings.reduce_join(tf.where(has_label, words, ""), axis=1)
-
-
-def _write_saved_model(model: keras.Model, plan: BatchesRecord, specs: dict[str, tf.TensorSpec], path: Path) -> None:
+def _write_saved_model(model: keras.Model, plan: BatchesRecord, path: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serving_default", lambda columns: outputs_of(model, plan, columns), input_signature=[specs])
+    archive.add_endpoint("serving_default", lambda columns: outputs_of(model, plan, columns), input_signature=[input_specs(plan)])
+    if example_specs(plan) is not None:
+        spec = tf.TensorSpec([None], tf.string, name=EXAMPLES)
+        archive.add_endpoint(EXAMPLES, lambda texts: outputs_of(model, plan, parse_examples(texts, plan)), input_signature=[spec])
     archive.write_out(str(path), verbose=False)
+    write_description(plan, path)
+
+
+def _add_odd_rows(columns: dict[str, np.ndarray], plan: BatchesRecord) -> dict[str, np.ndarray]:
+    odd = make_features(plan, num_rows=ODD_ROWS)
+    return {name: np.concatenate([values, odd[name].numpy()]) for name, values in columns.items()}
 
 
 def _tensors(inputs: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:

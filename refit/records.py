@@ -507,6 +507,7 @@ class ExportRecord(Record):
     inputs: dict[str, str]
     outputs: dict[str, str]
     proof_rows: int
+    proof_odd_rows: int = Field(0, description="Rows that were made up, with missing and unseen values.")
     max_difference: float = Field(description="Between predictions of the trained model and of the SavedModel; a share of those above 1.")
     latency_p50_ms: float
     latency_p99_ms: float

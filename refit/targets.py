@@ -36,6 +36,13 @@ def plan_target(job: Job, snapshot: SnapshotRecord, labels: pa.ChunkedArray) -> 
             received=", ".join(map(repr, distinct[:5])),
             remedy="Declare it as classes, or mend the data.",
         )
+    if len(distinct) < 2:
+        raise DataError(
+            f'"{column.name}" has one value only in the train split.',
+            where="target",
+            received=", ".join(map(repr, distinct)),
+            remedy="Mend the data, or divide them otherwise (split.by: stratified).",
+        )
     if column.type != "string" and any(value != int(value) for value in distinct):
         raise DataError(
             f'"{column.name}" has fractions, classes are whole numbers or text.', where="target", remedy="Declare a regression."

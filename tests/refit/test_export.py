@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from refit import export
 from refit.errors import ProofError
-from refit.export import PROOF_ROWS, TOLERANCE, export_model, outputs_of, raw_columns
+from refit.export import ODD_ROWS, PROOF_ROWS, TOLERANCE, export_model, outputs_of, raw_columns
 from refit.fitting import assemble_model, fit_model, load_fitted
 from refit.layout import Layout
 from refit.registry import digest_folder
@@ -177,6 +177,7 @@ def test_the_proof_is_recorded(fitted):
     record = fitted.record
     assert record.path == "runs/small/classes/model/saved_model"
     assert record.proof_rows == PROOF_ROWS < ROWS
+    assert record.proof_odd_rows == ODD_ROWS
     assert 0 <= record.max_difference <= TOLERANCE
     assert 0 < record.latency_p50_ms <= record.latency_p99_ms
     assert record.digest == digest_folder(fitted.run.saved_model)
@@ -220,7 +221,15 @@ def test_another_label_is_told_apart_unless_probabilities_tie(tmp_path):
     for first, difference in [([0.9, 0.1], np.inf), ([0.5, 0.5], 0), ([0.500004, 0.499996], 0)]:
         probabilities = np.array([first, [0.2, 0.8]], np.float32)
         np.savez(tmp_path / "told.npz", probabilities=probabilities, label=other)
-        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz") == difference
+        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", "classes") == difference
+
+
+def test_another_set_of_labels_is_told_apart_unless_one_of_them_is_at_the_threshold(tmp_path):
+    labels, other = np.array([b"a|b", b"b"], object), np.array([b"a", b"b"])
+    for second, difference in [(0.9, np.inf), (0.500004, 0)]:
+        probabilities = np.array([[0.9, second], [0.2, 0.8]], np.float32)
+        np.savez(tmp_path / "told.npz", probabilities=probabilities, label=other)
+        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", "multilabel") == difference
 
 
 @pytest.mark.slow

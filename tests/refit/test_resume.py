@@ -261,8 +261,9 @@ def test_killed_twice_at_any_moment_it_goes_on_as_if_nothing_had_happened(undist
         assert interrupt(tmp_path, seconds)[0] == -signal.SIGKILL
     found = finish(tmp_path)
     check_same(found, record)
-    assert len(found.resumed_at) == 2
-    assert found.resumed_at[0].step <= found.resumed_at[1].step
+    steps = [resumed.step for resumed in found.resumed_at]
+    assert 1 <= len(steps) <= 2  # one where the second was killed before it had saved anything
+    assert steps == sorted(steps)
     for run in (tmp_path, folder):
         remove_checkpoints(RunLayout(run).checkpoints_dir, but=record.best_checkpoint)
         assert checkpoints(run) == [record.best_checkpoint]

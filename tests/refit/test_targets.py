@@ -104,6 +104,11 @@ def test_a_positive_value_that_is_none_is_refused() -> None:
         planned(["good", "bad"], target={"column": "y", "kind": "binary", "positive": "baad"})
 
 
+def test_a_train_split_of_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"one value only in the train split.*'good'"):
+        planned(["good", "good"], target__kind="classes")
+
+
 @pytest.mark.parametrize("said", [{"positive": "a"}, {"kind": "classes", "log": True}, {"kind": "regression", "separator": ","}])
 def test_what_belongs_to_another_kind_is_refused(said) -> None:
     with pytest.raises(ValidationError, match=r"is for kind: \w+ only, which must be said"):
