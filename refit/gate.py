@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from refit.answers import Answers, Floats, Labels, Predictions
 from refit.config import Bound, ChampionRule, GateConfig, TargetKind, nearest
 from refit.errors import JobError, RequestError
-from refit.metrics import METRICS, Counts, Floats, Labels, Predictions, default_metric, metric_names
+from refit.metrics import METRICS, default_metric, metric_names
 from refit.records import ChampionRecord, Comparison, EvaluationRecord, ExportRecord, GateRecord, Metrics, Reason, Verdict
+from refit.weighing import Counts
 
 METHOD = "paired bootstrap, percentile interval, {num_resamples} resamples, seed {seed}"
 REMEDY_FORCE = "`refit promote RUN --force --reason TEXT` publishes it all the same."
@@ -87,10 +89,11 @@ def compare(
     if metric not in metric_names(kind):
         raise RequestError(f'"{metric}" is no metric of a {kind} target.{nearest(metric, metric_names(kind))}')
     spec = METRICS[metric]
-    values = [_measure(metric, labels, predictions) for predictions in (candidate, champion)]
+    both = [Answers(kind, labels, predictions) for predictions in (candidate, champion)]
+    values = [_measure(metric, answers) for answers in both]
     low = high = math.nan
     if np.isfinite(values).all():
-        weighers = [spec.weigh(labels, predictions) for predictions in (candidate, champion)]
+        weighers = [spec.weigh(answers) for answers in both]
         differences = _resample(*weighers, num_rows=len(labels), seed=seed, num_resamples=num_resamples)
         low, high = _interval(differences, confidence)
     return Comparison(
@@ -106,10 +109,10 @@ def compare(
     )
 
 
-def _measure(metric: str, labels: Labels, predictions: Predictions) -> float:
-    if len(labels) == 0 or not np.isfinite(predictions).all():
+def _measure(metric: str, answers: Answers) -> float:
+    if not METRICS[metric].is_defined(answers) or not np.isfinite(answers.predictions).all():
         return math.nan
-    return METRICS[metric].weigh(labels, predictions)(np.ones(len(labels), np.uint8))
+    return METRICS[metric].weigh(answers)(np.ones(len(answers), np.uint8))
 
 
 def _resample(
@@ -212,7 +215,7 @@ def _requirement_reasons(require: dict[str, Bound], metrics: Metrics) -> Iterato
     for name, bound in require.items():
         value = metrics.get(name)
         if value is None:
-            text = f"{_label(name)} is required, but the test rows do not define it (too few rows, or only one class among them)."
+            text = f"{_label(name)} is required, but the test rows do not define it (too few rows or classes, or a label of 0)."
             yield Reason(code=f"require.{name}", ok=False, text=text)
             continue
         if bound.at_least is not None:
@@ -314,8 +317,27 @@ def _ruling(rule: ChampionRule, *, ok: bool) -> str:
 # ---- words
 
 
+_SPOKEN = {
+    "auc": "AUC",
+    "pr_auc": "PR AUC",
+    "macro_auc": "macro AUC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "top_3_accuracy": "top-3 accuracy",
+    "top_5_accuracy": "top-5 accuracy",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "mape": "MAPE",
+    "r2": "R²",
+    "absolute_error_p90": "the absolute error that 90 of 100 rows stay below",
+}
+
+
 def _spoken(metric: str) -> str:
-    return {"auc": "AUC", "log_loss": "log loss", "rmse": "RMSE", "mae": "MAE", "r2": "R²"}.get(metric, metric)
+    return _SPOKEN.get(metric, metric.replace("_", " "))
 
 
 def _label(metric: str) -> str:

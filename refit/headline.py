@@ -25,7 +25,7 @@ from refit.records import (
 from refit.stages import STAGES, read_stage
 from refit.wording import counted, format_number, name_some, spoken, tell_evidence
 
-_MAIN = {"binary": "auc", "classes": "accuracy", "regression": "rmse"}
+_MAIN = {"binary": "auc", "classes": "accuracy", "multilabel": "log_loss", "regression": "rmse"}
 _CLAIMS = {"be_better": "better than", "not_be_worse": "not worse than", "prove_not_worse": "shown to be no worse than"}
 _BADGES = {
     "promote": ("Published", "good"),

@@ -7,204 +7,205 @@ for rows that count a given number of times each, which is what a bootstrap need
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from refit import weighing
+from refit.answers import HALF, Answers, Labels, Predictions
 from refit.config import TargetKind
+from refit.weighing import Weigh, mean_of, measure_once
 
-Labels = npt.NDArray[np.int64] | npt.NDArray[np.float64]
-Predictions = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.uint8]
-Measure = Callable[[Labels, Predictions], float]
-Weigh = Callable[[Labels, Predictions], Callable[[Counts], float]]
+Measure = Callable[[Answers], float]
+
+
+def _has_rows(answers: Answers) -> bool:
+    return len(answers) > 0
 
 
 @dataclass(frozen=True)
 class MetricSpec:
     """One metric.
 
-    ``measure(labels, predictions)`` is its value, NaN where the rows do not define it. ``weigh(labels, predictions)(counts)``
-    is the value of the rows repeated ``counts`` times, ``[n]``, without repeating them.
+    ``measure(answers)`` is its value, NaN where the rows do not define it. ``weigh(answers)(counts)`` is the value of the rows
+    repeated ``counts`` times, ``[n]``, without repeating them. ``is_defined`` says whether the rows have a value at all.
     """
 
     kinds: tuple[TargetKind, ...]
     higher_is_better: bool
     measure: Measure
     weigh: Weigh
+    is_defined: Callable[[Answers], bool] = _has_rows
 
 
-def compute_metrics(kind: TargetKind, labels: Labels, predictions: Predictions) -> dict[str, float]:
+def compute_metrics(kind: TargetKind, labels: Labels, predictions: Predictions, *, threshold: float = HALF) -> dict[str, float]:
     """All metrics of the kind of target.
 
     Args:
         kind: of the target.
-        labels: ``[n]``; the index of the class (binary: 0 or 1), or the value of a regression.
-        predictions: ``[n, k]`` probabilities (binary: k = 2 and column 1 is the positive class); ``[n]`` for a regression.
+        labels: ``[n]``, multilabel ``[n, k]``, as ``Answers`` has them.
+        predictions: ``[n, k]`` probabilities or ``[n]`` values, as ``Answers`` has them.
+        threshold: probability above which a binary target is positive, or a label of a multilabel one holds.
 
     Returns:
-        Values by name. A metric that the labels do not define is left out: AUC with one class, R² with one value, all without
-        rows. Every value is NaN where a prediction is not finite.
+        Values by name. A metric that the rows do not define is left out: AUC with one class, R² with one value, the percentage
+        error where a label is 0, all without rows. Every value is NaN where a prediction is not finite.
     """
-    names = [name for name in metric_names(kind) if _is_defined(name, labels)]
+    answers = Answers(kind, labels, predictions, threshold)
+    names = [name for name in metric_names(kind) if METRICS[name].is_defined(answers)]
     if not np.isfinite(predictions).all():
         return dict.fromkeys(names, math.nan)
-    return {name: METRICS[name].measure(labels, predictions) for name in names}
+    return {name: METRICS[name].measure(answers) for name in names}
 
 
 def metric_names(kind: TargetKind) -> list[str]:
-    """Names of the metrics of a kind of target."""
+    """Names of the metrics of a kind of target, those that people ask for first in front."""
     return [name for name, spec in METRICS.items() if kind in spec.kinds]
 
 
 def default_metric(kind: TargetKind) -> str:
     """The metric that is compared where the job names none."""
-    names: dict[TargetKind, str] = {"classes": "accuracy", "binary": "auc", "regression": "rmse"}
+    names: dict[TargetKind, str] = {"classes": "accuracy", "binary": "auc", "regression": "rmse", "multilabel": "log_loss"}
     return names[kind]
 
 
-def _is_defined(name: str, labels: Labels) -> bool:
-    if name in ("auc", "r2"):
-        return len(labels) > 1 and bool((labels != labels[0]).any())
-    return len(labels) > 0
+# ---- what rows must have
 
 
-# ---- means of one value a row
+def _has_two_values(answers: Answers) -> bool:
+    return len(answers) > 1 and bool((answers.labels != answers.labels[0]).any())
 
 
-def _mean_of(rows: Callable[[Labels, Predictions], Floats]) -> Weigh:
-    def weigh(labels: Labels, predictions: Predictions) -> Callable[[Counts], float]:
-        values = rows(labels, predictions)
-        return lambda counts: float(counts @ values) / float(counts.sum()) if counts.any() else math.nan
-
-    return weigh
+def _has_a_label(answers: Answers) -> bool:
+    return len(answers) > 0 and (answers.kind != "multilabel" or bool(answers.labels.any()))
 
 
-def _hits(labels: Labels, predictions: Predictions) -> Floats:
-    hits: Floats = (predictions.argmax(axis=1) == labels).astype(np.float64)
-    return hits
+def _has_a_divided_label(answers: Answers) -> bool:
+    return any(map(_has_two_values, answers.by_label()))
 
 
-def _probabilities(predictions: Predictions) -> Floats:
-    """In float64, each row scaled to sum to 1, from which float32 is off by its rounding."""
-    wide: Floats = predictions.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        scaled: Floats = wide / wide.sum(axis=1, keepdims=True)
-    return scaled
+def _occurs(answers: Answers) -> bool:
+    return bool(answers.labels.any() or answers.chosen.any())
 
 
-def _surprises(labels: Labels, predictions: Predictions) -> Floats:
-    """Minus the log of the true class's probability; 0 counts as the smallest step of float64, as in scikit-learn.
-
-    Source: https://scikit-learn.org/stable/modules/generated/sklearn.metrics.log_loss.html
-    """
-    chosen = _probabilities(predictions)[np.arange(len(labels)), labels.astype(np.int64)]
-    smallest = np.finfo(np.float64).eps
-    surprises: Floats = -np.log(np.clip(chosen, smallest, 1 - smallest))
-    return surprises
+def _has_no_zero(answers: Answers) -> bool:
+    return len(answers) > 0 and bool((answers.labels != 0).all())
 
 
-def _absolute_errors(labels: Labels, predictions: Predictions) -> Floats:
-    return np.abs(predictions.astype(np.float64) - labels)
-
-
-def _squared_errors(labels: Labels, predictions: Predictions) -> Floats:
-    return np.square(predictions.astype(np.float64) - labels)
-
-
-# ---- functions of several means
-
-
-def _weigh_rmse(labels: Labels, predictions: Predictions) -> Callable[[Counts], float]:
-    mean = _mean_of(_squared_errors)(labels, predictions)
-    return lambda counts: math.sqrt(mean(counts))
-
-
-def _weigh_r2(labels: Labels, predictions: Predictions) -> Callable[[Counts], float]:
-    """R² from sums over rows; labels are centred first, so that the variance loses no digits.
-
-    Source: 1 - sum (y - f)^2 / sum (y - mean y)^2, https://en.wikipedia.org/wiki/Coefficient_of_determination
-    """
-    errors = _squared_errors(labels, predictions)
-    wide = labels.astype(np.float64)
-    centred = wide - wide.mean()
-    squares = np.square(centred)
-
-    def weighed(counts: Counts) -> float:
-        spread = float(counts @ squares) - float(counts @ centred) ** 2 / max(float(counts.sum()), 1.0)
-        return 1 - float(counts @ errors) / spread if spread > 0 else math.nan
-
-    return weighed
-
-
-def _weigh_auc(labels: Labels, predictions: Predictions) -> Callable[[Counts], float]:
-    """Area under the ROC curve: the share of pairs whose positive scores above their negative, ties by half; scores are sorted once.
-
-    Source: Mann & Whitney (1947), https://doi.org/10.1214/aoms/1177730491; Hanley & McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747
-    """
-    order = np.argsort(predictions[:, 1], kind="stable")
-    positives, negatives = order[labels[order] == 1], order[labels[order] != 1]
-    scores, rivals = predictions[positives, 1], predictions[negatives, 1]
-    below, up_to = np.searchsorted(rivals, scores, side="left"), np.searchsorted(rivals, scores, side="right")
-    num_rivals = np.zeros(len(negatives) + 1)
-
-    def weighed(counts: Counts) -> float:
-        np.cumsum(counts[negatives], dtype=np.float64, out=num_rivals[1:])
-        weights = counts[positives].astype(np.float64)
-        pairs = float(weights.sum()) * float(num_rivals[-1])
-        return float(weights @ (num_rivals[below] + num_rivals[up_to])) / 2 / pairs if pairs > 0 else math.nan
-
-    return weighed
+def _has_more_classes_than(num_best: int, answers: Answers) -> bool:
+    return len(answers) > 0 and answers.num_classes > num_best
 
 
 # ---- scikit-learn's own; imported late, for that takes more than a second
 
 
-def _measure_accuracy(labels: Labels, predictions: Predictions) -> float:
-    from sklearn.metrics import accuracy_score
+def _decided(name: str, **options: Any) -> Measure:  # noqa: ANN401 -- what scikit-learn's function takes
+    """scikit-learn's metric of that name, of labels and decisions."""
 
-    return float(accuracy_score(labels, predictions.argmax(axis=1)))
+    def measure(answers: Answers) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(answers.labels, answers.chosen, **options))
+
+    return measure
 
 
-def _measure_log_loss(labels: Labels, predictions: Predictions) -> float:
+def _scored(name: str) -> Measure:
+    """scikit-learn's metric of that name, of labels and the probability of the positive class."""
+
+    def measure(answers: Answers) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(answers.labels, answers.scores))
+
+    return measure
+
+
+def _valued(name: str) -> Measure:
+    """scikit-learn's metric of that name, of a regression."""
+
+    def measure(answers: Answers) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(answers.labels, answers.predictions.astype(np.float64)))
+
+    return measure
+
+
+def _measure_balanced_accuracy(answers: Answers) -> float:
+    """Its own function warns where a class is given that no label has."""
+    return _decided("recall_score", labels=np.unique(answers.labels), average="macro")(answers)
+
+
+def _mean_over_labels(measure: Measure, is_defined: Callable[[Answers], bool]) -> Measure:
+    """Mean of a binary target's metric over the labels that have it."""
+    return lambda answers: float(np.mean([measure(label) for label in answers.by_label() if is_defined(label)]))
+
+
+def _measure_macro_f1(answers: Answers) -> float:
+    if answers.kind == "multilabel":
+        return _mean_over_labels(_decided("f1_score"), _occurs)(answers)
+    return _decided("f1_score", average="macro")(answers)
+
+
+def _measure_micro_f1(answers: Answers) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(answers.labels.ravel(), answers.chosen.ravel()))
+
+
+def _measure_log_loss(answers: Answers) -> float:
     from sklearn.metrics import log_loss
 
-    probabilities = _probabilities(predictions)
-    if not np.isfinite(probabilities).all():
+    told = answers.probabilities
+    if not np.isfinite(told).all():
         return math.nan
-    return float(log_loss(labels, probabilities, labels=np.arange(predictions.shape[1])))
+    if answers.kind == "multilabel":
+        return float(log_loss(answers.labels.ravel(), told.ravel(), labels=[0, 1]))
+    return float(log_loss(answers.labels, told, labels=np.arange(answers.num_classes)))
 
 
-def _measure_auc(labels: Labels, predictions: Predictions) -> float:
-    from sklearn.metrics import roc_auc_score
+def _measure_top(num_best: int, answers: Answers) -> float:
+    from sklearn.metrics import top_k_accuracy_score
 
-    return float(roc_auc_score(labels, predictions[:, 1]))
-
-
-def _measure_rmse(labels: Labels, predictions: Predictions) -> float:
-    from sklearn.metrics import root_mean_squared_error
-
-    return float(root_mean_squared_error(labels, predictions.astype(np.float64)))
+    return float(top_k_accuracy_score(answers.labels, answers.predictions, k=num_best, labels=np.arange(answers.num_classes)))
 
 
-def _measure_mae(labels: Labels, predictions: Predictions) -> float:
-    from sklearn.metrics import mean_absolute_error
+def _top(num_best: int) -> MetricSpec:
+    weigh, is_defined = mean_of(weighing.top_hits(num_best)), partial(_has_more_classes_than, num_best)
+    return MetricSpec(("classes",), True, partial(_measure_top, num_best), weigh, is_defined)
 
-    return float(mean_absolute_error(labels, predictions.astype(np.float64)))
 
-
-def _measure_r2(labels: Labels, predictions: Predictions) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(labels, predictions.astype(np.float64)))
-
+_BINARY: tuple[TargetKind, ...] = ("binary",)
+_CLASSES: tuple[TargetKind, ...] = ("binary", "classes")
+_LABELS: tuple[TargetKind, ...] = ("multilabel",)
+_VALUES: tuple[TargetKind, ...] = ("regression",)
 
 METRICS: dict[str, MetricSpec] = {
-    "accuracy": MetricSpec(("binary", "classes"), True, _measure_accuracy, _mean_of(_hits)),
-    "auc": MetricSpec(("binary",), True, _measure_auc, _weigh_auc),
-    "log_loss": MetricSpec(("binary", "classes"), False, _measure_log_loss, _mean_of(_surprises)),
-    "rmse": MetricSpec(("regression",), False, _measure_rmse, _weigh_rmse),
-    "mae": MetricSpec(("regression",), False, _measure_mae, _mean_of(_absolute_errors)),
-    "r2": MetricSpec(("regression",), True, _measure_r2, _weigh_r2),
+    "accuracy": MetricSpec(_CLASSES, True, _decided("accuracy_score"), mean_of(weighing.hits)),
+    "subset_accuracy": MetricSpec(_LABELS, True, _decided("accuracy_score"), mean_of(weighing.hits)),
+    "auc": MetricSpec(_BINARY, True, _scored("roc_auc_score"), weighing.weigh_auc, _has_two_values),
+    "log_loss": MetricSpec((*_CLASSES, *_LABELS), False, _measure_log_loss, mean_of(weighing.surprises)),
+    "balanced_accuracy": MetricSpec(_CLASSES, True, _measure_balanced_accuracy, weighing.weigh_balanced_accuracy, _has_two_values),
+    "pr_auc": MetricSpec(_BINARY, True, _scored("average_precision_score"), weighing.weigh_pr_auc, _has_two_values),
+    "f1": MetricSpec(_BINARY, True, _decided("f1_score"), weighing.weigh_f1, _has_two_values),
+    "precision": MetricSpec(_BINARY, True, _decided("precision_score", zero_division=0), weighing.weigh_precision, _has_two_values),
+    "recall": MetricSpec(_BINARY, True, _decided("recall_score"), weighing.weigh_recall, _has_two_values),
+    "micro_f1": MetricSpec(_LABELS, True, _measure_micro_f1, weighing.weigh_micro_f1, _has_a_label),
+    "macro_f1": MetricSpec(("classes", *_LABELS), True, _measure_macro_f1, weighing.weigh_macro_f1, _has_a_label),
+    "macro_auc": MetricSpec(
+        _LABELS, True, _mean_over_labels(_scored("roc_auc_score"), _has_two_values), weighing.weigh_macro_auc, _has_a_divided_label
+    ),
+    "top_3_accuracy": _top(3),
+    "top_5_accuracy": _top(5),
+    "hamming_loss": MetricSpec(_LABELS, False, _decided("hamming_loss"), mean_of(weighing.wrong_labels)),
+    "brier": MetricSpec(_CLASSES, False, measure_once(mean_of(weighing.brier_scores)), mean_of(weighing.brier_scores)),
+    "ece": MetricSpec(_CLASSES, False, measure_once(weighing.weigh_ece), weighing.weigh_ece),
+    "rmse": MetricSpec(_VALUES, False, _valued("root_mean_squared_error"), weighing.weigh_rmse),
+    "mae": MetricSpec(_VALUES, False, _valued("mean_absolute_error"), mean_of(weighing.absolute_errors)),
+    "r2": MetricSpec(_VALUES, True, _valued("r2_score"), weighing.weigh_r2, _has_two_values),
+    "mape": MetricSpec(_VALUES, False, _valued("mean_absolute_percentage_error"), mean_of(weighing.relative_errors), _has_no_zero),
+    "median_absolute_error": MetricSpec(_VALUES, False, _valued("median_absolute_error"), weighing.weigh_quantile(0.5)),
+    "absolute_error_p90": MetricSpec(_VALUES, False, measure_once(weighing.weigh_quantile(0.9)), weighing.weigh_quantile(0.9)),
 }

@@ -536,7 +536,7 @@ class EvaluationRecord(Record):
 
     def brief(self) -> str:
         """A few words for a line of the log."""
-        told = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics["test"].items())
+        told = ", ".join(f"{name} {value:.4f}" for name, value in list(self.metrics["test"].items())[:3])
         return f"{self.num_rows:,} test rows: {told}" + (f", against version {self.champion.version}" if self.champion else "")
 
 

@@ -8,7 +8,7 @@ from math import floor, isfinite, isnan, log10
 from refit.records import Column, Comparison
 
 _SCORES = re.compile(r"accuracy|auc|precision|recall|f1")
-_LOSSES = re.compile(r"loss|error|deviance|\b(?:rmse|mae|mse|mape|msle|brier)\b")
+_LOSSES = re.compile(r"loss|error|deviance|\b(?:rmse|mae|mse|mape|msle|brier|ece)\b")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_LISTED = 12
 _MAX_NAMED = 4
