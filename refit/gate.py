@@ -5,18 +5,19 @@ Nothing here reads or writes files.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from refit.answers import Answers, Floats, Labels, Predictions
+from refit.answers import HALF, Answers, Labels, Predictions
 from refit.config import Bound, ChampionRule, GateConfig, TargetKind, nearest
 from refit.errors import JobError, RequestError
 from refit.metrics import METRICS, default_metric, metric_names
+from refit.paired_tests import PairedTest, bootstrap, delong, detectable, mcnemar, rows_needed
 from refit.records import ChampionRecord, Comparison, EvaluationRecord, ExportRecord, GateRecord, Metrics, Reason, Verdict
-from refit.weighing import Counts
+from refit.rulings import SERVES, holds, is_finite, label, number, spoken, tell
+from refit.weighing import hits, top_hits
 
-METHOD = "paired bootstrap, percentile interval, {num_resamples} resamples, seed {seed}"
 REMEDY_FORCE = "`refit promote RUN --force --reason TEXT` publishes it all the same."
 
 # ---- the job's rules
@@ -60,21 +61,21 @@ def compare(
     *,
     confidence: float,
     seed: int,
-    num_resamples: int = 1000,
+    thresholds: tuple[float, float] = (HALF, HALF),
 ) -> Comparison:
-    """Candidate minus champion on the same rows, with a percentile interval of the paired bootstrap.
+    """Candidate minus champion on the same rows, and how sure that is.
 
-    Both are measured on the same resampled rows. Memory is a few numbers a row; a million rows take seconds.
+    Shares of right answers are compared by McNemar's test, AUCs by DeLong's, every other metric by a paired bootstrap.
 
     Args:
         metric: one of ``metric_names(kind)``.
         kind: of the target.
-        labels: ``[n]``, as ``compute_metrics`` takes them.
-        candidate: predictions of the candidate, as ``compute_metrics`` takes them.
+        labels: as ``Answers`` has them.
+        candidate: predictions of the candidate, as ``Answers`` has them.
         champion: those of the champion, on the same rows in the same order.
         confidence: two-sided, e.g. 0.95.
         seed: of the resampling.
-        num_resamples: how often rows are drawn.
+        thresholds: of the candidate's decisions and of the champion's.
 
     Returns:
         The difference in the metric's own direction: for an error, below zero is better. Numbers are NaN where the rows or
@@ -82,31 +83,32 @@ def compare(
 
     Raises:
         RequestError: the metric is not computed for this kind of target.
-
-    Source:
-        Efron & Tibshirani (1993), An Introduction to the Bootstrap, section 13.3, https://doi.org/10.1201/9780429246593
     """
     if metric not in metric_names(kind):
         raise RequestError(f'"{metric}" is no metric of a {kind} target.{nearest(metric, metric_names(kind))}')
-    spec = METRICS[metric]
-    both = [Answers(kind, labels, predictions) for predictions in (candidate, champion)]
+    both = [Answers(kind, labels, told, threshold) for told, threshold in zip((candidate, champion), thresholds, strict=True)]
     values = [_measure(metric, answers) for answers in both]
-    low = high = math.nan
-    if np.isfinite(values).all():
-        weighers = [spec.weigh(answers) for answers in both]
-        differences = _resample(*weighers, num_rows=len(labels), seed=seed, num_resamples=num_resamples)
-        low, high = _interval(differences, confidence)
+    test = _test(metric, *both, confidence=confidence, seed=seed) if np.isfinite(values).all() else _UNDEFINED
+    difference, found = values[0] - values[1], detectable(test.standard_error, confidence=confidence)
     return Comparison(
         metric=metric,
         candidate=values[0],
         champion=values[1],
-        difference=values[0] - values[1],
-        low=low,
-        high=high,
+        difference=difference,
+        low=test.low,
+        high=test.high,
         confidence=confidence,
         num_rows=len(labels),
-        method=METHOD.format(num_resamples=num_resamples, seed=seed),
+        method=test.method,
+        p_value=test.p_value,
+        detectable=found,
+        rows_needed=rows_needed(difference, found, len(labels)) if difference and math.isfinite(found) else None,
     )
+
+
+_UNDEFINED = PairedTest(math.nan, math.nan, math.nan, math.nan, math.nan, "none: the rows or the predictions do not define the metric")
+_SAME = PairedTest(0.0, 0.0, 0.0, 1.0, 0.0, "none: the predictions are the same")
+_HITS = {"accuracy": hits, "subset_accuracy": hits, "top_3_accuracy": top_hits(3), "top_5_accuracy": top_hits(5)}
 
 
 def _measure(metric: str, answers: Answers) -> float:
@@ -115,36 +117,17 @@ def _measure(metric: str, answers: Answers) -> float:
     return METRICS[metric].weigh(answers)(np.ones(len(answers), np.uint8))
 
 
-def _resample(
-    candidate: Callable[[Counts], float], champion: Callable[[Counts], float], *, num_rows: int, seed: int, num_resamples: int
-) -> Floats:
-    """Differences over resamples. How often a row is drawn is Poisson(1), which for many rows is drawing with replacement.
-
-    Source: Hanley & MacGibbon (2006), https://doi.org/10.1016/j.cmpb.2006.04.006
-    """
-    generator, frequencies = np.random.default_rng(seed), _poisson_table()
-    differences = np.empty(num_resamples)
-    for index in range(num_resamples):
-        counts = frequencies[generator.integers(0, len(frequencies), num_rows, dtype=np.uint16)]
-        differences[index] = candidate(counts) - champion(counts)
-    return differences
-
-
-def _poisson_table() -> Counts:
-    """65,536 numbers of which each is equally likely: Poisson(1) to 1e-5, eight times as fast to draw as numpy's own."""
-    probabilities = [math.exp(-1) / math.factorial(count) for count in range(12)]
-    levels = (np.arange(2**16) + 0.5) / 2**16
-    return np.searchsorted(np.cumsum(probabilities), levels).astype(np.uint8)
-
-
-def _interval(differences: Floats, confidence: float) -> tuple[float, float]:
-    """Percentiles over the resamples that define the metric (one that drew a single class has no AUC)."""
-    defined = differences[np.isfinite(differences)]
-    if len(defined) == 0:
-        return math.nan, math.nan
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
+def _test(metric: str, candidate: Answers, champion: Answers, *, confidence: float, seed: int) -> PairedTest:
+    """The test that fits the metric."""
+    if candidate.threshold == champion.threshold and np.array_equal(candidate.predictions, champion.predictions):
+        return _SAME
+    if metric in _HITS:
+        return mcnemar(*(_HITS[metric](answers) == 1 for answers in (candidate, champion)), confidence=confidence)
+    if metric == "auc":
+        return delong(candidate.labels, candidate.scores, champion.scores, confidence=confidence)
+    weighed = [METRICS[metric].weigh(answers) for answers in (candidate, champion)]
+    num_rows, row_size = len(candidate), candidate.predictions.size // len(candidate)
+    return bootstrap(*weighed, num_rows=num_rows, row_size=row_size, confidence=confidence, seed=seed)
 
 
 # ---- the verdict
@@ -215,7 +198,7 @@ def _requirement_reasons(require: dict[str, Bound], metrics: Metrics) -> Iterato
     for name, bound in require.items():
         value = metrics.get(name)
         if value is None:
-            text = f"{_label(name)} is required, but the test rows do not define it (too few rows or classes, or a label of 0)."
+            text = f"{label(name)} is required, but the test rows do not define it (too few rows or classes, or a label of 0)."
             yield Reason(code=f"require.{name}", ok=False, text=text)
             continue
         if bound.at_least is not None:
@@ -225,7 +208,7 @@ def _requirement_reasons(require: dict[str, Bound], metrics: Metrics) -> Iterato
 
 
 def _bound_reason(name: str, value: float, limit: float, relation: str, *, ok: bool) -> Reason:
-    text = f"{_label(name)} on the test rows is {_number(value)}; required is {relation} {_number(limit)}: {'met' if ok else 'missed'}."
+    text = f"{label(name)} on the test rows is {number(value)}; required is {relation} {number(limit)}: {'met' if ok else 'missed'}."
     return Reason(code=f"require.{name}", ok=ok and math.isfinite(value), text=text)
 
 
@@ -252,7 +235,7 @@ def _champion_reason(rule: ChampionRule, kind: TargetKind, champion: ChampionRec
         return _shared_rows_reason(champion)
     if comparison is None:
         metric = rule.metric or default_metric(kind)
-        text = f"No comparison by {_spoken(metric)} with version {champion.version}, which serves, was made. {REMEDY_FORCE}"
+        text = f"No comparison by {spoken(metric)} with version {champion.version}, which serves, was made. {REMEDY_FORCE}"
         return Reason(code="not_compared", ok=False, text=text)
     return _comparison_reason(rule, champion.version, comparison)
 
@@ -269,85 +252,11 @@ def _shared_rows_reason(champion: ChampionRecord) -> Reason:
 
 
 def _comparison_reason(rule: ChampionRule, version: int, comparison: Comparison) -> Reason:
-    if not _is_finite(comparison):
+    if not is_finite(comparison):
         text = (
-            f"{_label(comparison.metric)} of the new model ({_number(comparison.candidate)}) and of version {version}, which serves "
-            f"({_number(comparison.champion)}), cannot be compared on {comparison.num_rows:,} test rows: not all the numbers are defined. "
+            f"{label(comparison.metric)} of the new model ({number(comparison.candidate)}) and of version {version}, {SERVES} "
+            f"({number(comparison.champion)}), cannot be compared on {comparison.num_rows:,} test rows: not all the numbers are defined. "
             f"Look at the test rows and the predictions. {REMEDY_FORCE}"
         )
         return Reason(code="champion", ok=False, text=text)
-    low, high = _improvement(comparison)
-    ok = {"be_better": low > rule.margin, "not_be_worse": high >= -rule.margin, "prove_not_worse": low > -rule.margin}[rule.must]
-    text = f"{_describe(version, comparison)} {_ruling(rule, ok=ok)}"
-    return Reason(code="champion", ok=ok, text=text)
-
-
-def _improvement(comparison: Comparison) -> tuple[float, float]:
-    """The interval turned so that above zero is better, whatever the metric."""
-    if METRICS[comparison.metric].higher_is_better:
-        return comparison.low, comparison.high
-    return -comparison.high, -comparison.low
-
-
-def _is_finite(comparison: Comparison) -> bool:
-    numbers = (comparison.candidate, comparison.champion, comparison.difference, comparison.low, comparison.high)
-    return all(math.isfinite(number) for number in numbers)
-
-
-def _describe(version: int, comparison: Comparison) -> str:
-    better = "higher" if METRICS[comparison.metric].higher_is_better else "lower"
-    return (
-        f"{_label(comparison.metric)} of the new model is {_number(comparison.candidate)}, that of version {version}, which serves, "
-        f"{_number(comparison.champion)} ({better} is better): a difference of {_signed(comparison.difference)}, with "
-        f"{comparison.confidence * 100:g}% confidence between {_signed(comparison.low)} and {_signed(comparison.high)}, on "
-        f"{comparison.num_rows:,} test rows."
-    )
-
-
-def _ruling(rule: ChampionRule, *, ok: bool) -> str:
-    by = f" by more than {rule.margin:g}" if rule.margin else ""
-    rulings = {
-        "be_better": (f"So it is better{by}.", f"So it is not proved better{by}, as the job asks."),
-        "not_be_worse": (f"So it is not shown to be worse{by}.", f"So it is worse{by}."),
-        "prove_not_worse": (f"So it is proved not to be worse{by}.", f"So it is not proved that it is not worse{by}, as the job asks."),
-    }
-    return rulings[rule.must][0 if ok else 1]
-
-
-# ---- words
-
-
-_SPOKEN = {
-    "auc": "AUC",
-    "pr_auc": "PR AUC",
-    "macro_auc": "macro AUC",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "top_3_accuracy": "top-3 accuracy",
-    "top_5_accuracy": "top-5 accuracy",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "mape": "MAPE",
-    "r2": "R²",
-    "absolute_error_p90": "the absolute error that 90 of 100 rows stay below",
-}
-
-
-def _spoken(metric: str) -> str:
-    return _SPOKEN.get(metric, metric.replace("_", " "))
-
-
-def _label(metric: str) -> str:
-    name = _spoken(metric)
-    return name[0].upper() + name[1:]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}" if value else "0"
+    return Reason(code="champion", ok=holds(rule, comparison), text=tell(rule, version, SERVES, comparison))

@@ -541,7 +541,7 @@ class EvaluationRecord(Record):
 
 
 class Comparison(Record):
-    """Candidate minus champion on the same rows, in the metric's unit, with its interval."""
+    """Candidate minus champion, or another version, on the same rows, in the metric's unit, with its interval."""
 
     metric: str
     candidate: float
@@ -552,6 +552,11 @@ class Comparison(Record):
     confidence: float
     num_rows: int
     method: str
+    p_value: float | None = Field(None, description="Of a difference this large where there is none, two-sided.")
+    detectable: float | None = Field(None, description="The smallest difference that so many rows tell from zero 80 times in 100.")
+    rows_needed: int | None = Field(
+        None, description="Rows that tell the difference seen from zero 80 times in 100; null where it is zero."
+    )
 
 
 class Reason(Record):

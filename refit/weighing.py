@@ -5,7 +5,7 @@ repeated so often, without repeating them; NaN where they do not define it.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,11 @@ def measure_once(weigh: Weigh) -> Callable[[Answers], float]:
     return lambda answers: weigh(answers)(np.ones(len(answers), np.uint8))
 
 
+def _dot(counts: Counts, values: Floats) -> float:
+    """Sum of values that count so often. ``@`` makes a copy of the counts first, and takes several times as long for many rows."""
+    return float(np.einsum("i,i->", counts, values))
+
+
 # ---- means of one value a row
 
 
@@ -31,7 +36,7 @@ def mean_of(rows: Callable[[Answers], Floats]) -> Weigh:
 
     def weigh(answers: Answers) -> Weighed:
         values = rows(answers)
-        return lambda counts: float(counts @ values) / float(counts.sum()) if counts.any() else math.nan
+        return lambda counts: _dot(counts, values) / float(counts.sum()) if counts.any() else math.nan
 
     return weigh
 
@@ -126,8 +131,8 @@ def weigh_r2(answers: Answers) -> Weighed:
     squares = np.square(centred)
 
     def weighed(counts: Counts) -> float:
-        spread = float(counts @ squares) - float(counts @ centred) ** 2 / max(float(counts.sum()), 1.0)
-        return 1 - float(counts @ errors) / spread if spread > 0 else math.nan
+        spread = _dot(counts, squares) - _dot(counts, centred) ** 2 / max(float(counts.sum()), 1.0)
+        return 1 - _dot(counts, errors) / spread if spread > 0 else math.nan
 
     return weighed
 
@@ -140,24 +145,23 @@ Tally = tuple[Floats, Floats, Floats]
 
 def _tally(answers: Answers) -> Callable[[Counts], Tally]:
     """Rows of each class, or label, that are right, that have it, and that are given it: three times ``[k]``."""
-    labels, chosen = answers.labels.astype(np.int64), answers.chosen
+    labels, chosen, num_classes = answers.labels.astype(np.int64), answers.chosen, answers.num_classes
     if answers.kind == "multilabel":
-        of = [part.astype(np.float32) for part in (labels * chosen, labels, chosen)]
-        return lambda counts: _three(counts.astype(np.float32) @ part for part in of)
-    right = np.flatnonzero(labels == chosen)
+        three = np.ascontiguousarray(np.concatenate([labels * chosen, labels, chosen], axis=1).T, np.float32)
+        return lambda counts: _split(three @ counts.astype(np.float32))
+    pairs, which = np.unique(labels * num_classes + chosen, return_inverse=True)
+    actual, given = np.divmod(pairs, num_classes)
 
     def tally(counts: Counts) -> Tally:
-        weights = counts.astype(np.float64)
-        return _three(
-            np.bincount(each, told, minlength=answers.num_classes).astype(np.float64)
-            for each, told in ((labels[right], weights[right]), (labels, weights), (chosen, weights))
-        )
+        mass = np.bincount(which, counts, len(pairs)).astype(np.float64)
+        rows = (mass * (actual == given), mass, mass)
+        return _split(np.concatenate([np.bincount(of, told, num_classes) for of, told in zip((actual, actual, given), rows, strict=True)]))
 
     return tally
 
 
-def _three(parts: Iterable[npt.NDArray[np.floating]]) -> Tally:
-    first, second, third = (part.astype(np.float64) for part in parts)
+def _split(numbers: npt.NDArray[np.floating]) -> Tally:
+    first, second, third = numbers.astype(np.float64).reshape(3, -1)
     return first, second, third
 
 
@@ -218,15 +222,20 @@ def weigh_auc(answers: Answers) -> Weighed:
     positives, negatives = order[labels[order] == 1], order[labels[order] != 1]
     winners, rivals = scores[positives], scores[negatives]
     below, up_to = np.searchsorted(rivals, winners, side="left"), np.searchsorted(rivals, winners, side="right")
-    num_rivals = np.zeros(len(negatives) + 1)
 
     def weighed(counts: Counts) -> float:
-        np.cumsum(counts[negatives], dtype=np.float64, out=num_rivals[1:])
-        weights = counts[positives].astype(np.float64)
+        num_rivals, weights = _cumulate(counts[negatives]), counts[positives]
         pairs = float(weights.sum()) * float(num_rivals[-1])
-        return float(weights @ (num_rivals[below] + num_rivals[up_to])) / 2 / pairs if pairs > 0 else math.nan
+        return _dot(weights, num_rivals[below] + num_rivals[up_to]) / 2 / pairs if pairs > 0 else math.nan
 
     return weighed
+
+
+def _cumulate(counts: Counts) -> Integers:
+    """Sums of the first 0, 1, 2, ... counts."""
+    sums = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=sums[1:])
+    return sums
 
 
 def weigh_macro_auc(answers: Answers) -> Weighed:
@@ -246,15 +255,17 @@ def weigh_pr_auc(answers: Answers) -> Weighed:
     Source: https://scikit-learn.org/stable/modules/generated/sklearn.metrics.average_precision_score.html
     """
     order = np.argsort(-answers.scores, kind="stable")
-    scores, is_positive = answers.scores[order], answers.labels[order] == 1
-    ends = np.searchsorted(-scores, -scores[is_positive], side="right") - 1
+    is_positive = answers.labels[order] == 1
+    positives, negatives = order[is_positive], order[~is_positive]
+    scores = -answers.scores
+    found_by = np.searchsorted(scores[positives], scores[positives], side="right")
+    taken_by = np.searchsorted(scores[negatives], scores[positives], side="right")
 
     def weighed(counts: Counts) -> float:
-        weights = counts[order].astype(np.float64)
-        reached, found = np.cumsum(weights)[ends], np.cumsum(weights * is_positive)[ends]
-        precision = np.divide(found, reached, out=np.zeros(len(ends)), where=reached > 0)
-        total = float(weights[is_positive].sum())
-        return float(weights[is_positive] @ precision) / total if total > 0 else math.nan
+        weights = counts[positives]
+        found, wrong, total = _cumulate(weights)[found_by], _cumulate(counts[negatives])[taken_by], float(weights.sum())
+        precision = found / np.maximum(found + wrong, 1)
+        return _dot(weights, precision) / total if total > 0 else math.nan
 
     return weighed
 
@@ -268,9 +279,9 @@ def weigh_quantile(share: float) -> Weigh:
         ordered = errors[order]
 
         def weighed(counts: Counts) -> float:
-            ends = np.cumsum(counts[order], dtype=np.int64)
             if not counts.any():
                 return math.nan
+            ends = _cumulate(counts[order])[1:]
             rank = share * (int(ends[-1]) - 1)
             low, high = ordered[np.searchsorted(ends, [math.floor(rank), math.ceil(rank)], side="right")]
             return float(low + (high - low) * (rank - math.floor(rank)))
@@ -283,25 +294,22 @@ def weigh_quantile(share: float) -> Weigh:
 def weigh_ece(answers: Answers) -> Weighed:
     """Expected calibration error: how far the rows' mean probability lies from the share that is right, over 15 bins of as many rows each.
 
-    Of classes the probability is that of the class chosen, of a binary target that of the positive class. Rows with the same
-    probability fall into the same bin, so that their order does not matter.
+    Of classes the probability is that of the class chosen, of a binary target that of the positive class. Rows whose probability is
+    the same to four digits fall into the same bin, so that their order does not matter.
 
     Source: Guo et al. (2017), On calibration of modern neural networks, https://proceedings.mlr.press/v70/guo17a.html; bins of as many rows
     each: Roelofs et al. (2022), Mitigating bias in calibration error estimation, https://proceedings.mlr.press/v151/roelofs22a.html
     """
     told, is_right = _stated(answers)
-    order = np.argsort(told, kind="stable")
-    told, is_right = told[order], is_right[order]
-    starts = np.flatnonzero(np.diff(told, prepend=-1.0))
+    levels, which = np.unique(np.round(told, 4), return_inverse=True)
+    excess = is_right - told
 
     def weighed(counts: Counts) -> float:
-        weights = counts[order].astype(np.float64)
-        total = float(weights.sum())
+        mass, total = np.bincount(which, counts, len(levels)), float(counts.sum())
         if not total:
             return math.nan
-        mass = np.add.reduceat(weights, starts)
         bins: Integers = ((np.cumsum(mass) - mass / 2) * NUM_BINS / total).astype(np.int64)
-        gaps = np.bincount(bins, np.add.reduceat(weights * (is_right - told), starts))
+        gaps = np.bincount(bins, np.bincount(which, counts * excess, len(levels)))
         return float(np.abs(gaps).sum()) / total
 
     return weighed

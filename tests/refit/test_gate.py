@@ -1,12 +1,12 @@
 """Every branch of the verdict, and an interval that covers what it promises."""
 
 import math
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from refit.answers import Answers
 from refit.config import Bound, ChampionRule, GateConfig
@@ -277,37 +277,29 @@ def random_rows(kind, num_rows=60, seed=3):
     return random.integers(0, num_classes, num_rows), random.dirichlet(np.ones(num_classes), num_rows)
 
 
-def test_the_interval_is_the_one_of_the_normal_approximation_for_a_difference_of_accuracies():
+def test_a_difference_of_accuracies_is_told_by_mcnemar_with_all_that_it_found():
     labels, candidate, champion = two_classifiers(5_000, seed=0)
-    compared = compare("accuracy", "binary", labels, candidate, champion, confidence=0.95, seed=1, num_resamples=4000)
-    hits = [(predictions.argmax(axis=1) == labels).astype(float) for predictions in (candidate, champion)]
-    difference = hits[0] - hits[1]
+    compared = compare("accuracy", "binary", labels, candidate, champion, confidence=0.95, seed=1)
+    right = [predictions.argmax(axis=1) == labels for predictions in (candidate, champion)]
+    difference = right[0].astype(float) - right[1]
     # Source: normal interval of a mean of paired differences, mean +- z * s / sqrt(n), z(0.975) = 1.959964.
     half = 1.959964 * difference.std(ddof=1) / math.sqrt(len(difference))
     assert compared.difference == pytest.approx(difference.mean(), abs=1e-12)
-    assert compared.low == pytest.approx(difference.mean() - half, abs=0.06 * half)
-    assert compared.high == pytest.approx(difference.mean() + half, abs=0.06 * half)
-    assert (compared.candidate, compared.champion) == pytest.approx((hits[0].mean(), hits[1].mean()))
+    assert (compared.low, compared.high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.06 * half)
+    assert (compared.candidate, compared.champion) == pytest.approx((right[0].mean(), right[1].mean()))
     assert (compared.num_rows, compared.confidence, compared.metric) == (5_000, 0.95, "accuracy")
-    assert "4000 resamples, seed 1" in compared.method
+    assert compared.method.startswith("McNemar's exact test, Tango's score interval")
+    assert compared.p_value == pytest.approx(binomtest(int((difference > 0).sum()), int((difference != 0).sum())).pvalue)
+    assert compared.detectable == pytest.approx((1.959964 + 0.841621) * math.sqrt((difference != 0).mean() / 5_000), rel=1e-5)
+    assert compared.rows_needed == pytest.approx(5_000 * (compared.detectable / compared.difference) ** 2, abs=1)
 
 
-def test_a_95_percent_interval_covers_the_true_difference_about_95_times_in_100():
-    covered = 0
-    for seed in range(300):
-        labels, candidate, champion = two_classifiers(300, seed)
-        compared = compare("accuracy", "binary", labels, candidate, champion, confidence=0.95, seed=seed, num_resamples=300)
-        covered += compared.low <= 0.05 <= compared.high
-    # Binomial(300, 0.95) lies between 270 and 295 but for 2 in 1,000.
-    assert 270 <= covered <= 296
-
-
-def test_an_auc_interval_has_the_width_of_hanley_and_mcneil():
+def test_an_auc_is_compared_by_delong_and_its_interval_has_the_width_of_hanley_and_mcneil():
     random = np.random.default_rng(5)
     labels = random.integers(0, 2, 4000)
     scores = [1 / (1 + np.exp(-(random.normal(size=4000) + 1.2 * labels))) for _ in range(2)]
     models = [np.stack([1 - score, score], axis=1) for score in scores]
-    compared = compare("auc", "binary", labels, *models, confidence=0.95, seed=0, num_resamples=2000)
+    compared = compare("auc", "binary", labels, *models, confidence=0.95, seed=0)
     positives = int(labels.sum())
     negatives = len(labels) - positives
     variance = 0.0
@@ -315,22 +307,49 @@ def test_an_auc_interval_has_the_width_of_hanley_and_mcneil():
         # Source: Hanley & McNeil (1982), https://doi.org/10.1148/radiology.143.1.7063747, formula 1; the two models are independent.
         q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
         variance += (auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)) / (positives * negatives)
-    assert compared.high - compared.low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=0.1)
+    assert compared.high - compared.low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=0.05)
+    assert compared.method == "DeLong's test of two AUCs"
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "method"),
+    [
+        ("top_3_accuracy", "classes", "McNemar's exact test"),
+        ("subset_accuracy", "multilabel", "McNemar's exact test"),
+        ("log_loss", "classes", "paired bootstrap, 1000 resamples, seed 4"),
+        ("macro_auc", "multilabel", "paired bootstrap"),
+        ("rmse", "regression", "paired bootstrap"),
+    ],
+)
+def test_each_metric_has_the_test_that_fits_it(metric, kind, method):
+    labels, candidate = random_rows(kind)
+    _, champion = random_rows(kind, seed=5)
+    compared = compare(metric, kind, labels, candidate, champion, confidence=0.9, seed=4)
+    assert compared.method.startswith(method)
+    assert compared.low < compared.difference < compared.high
+    assert 0 < compared.p_value <= 1
+    assert compared.detectable > 0
+
+
+def test_each_model_decides_by_its_own_threshold():
+    labels, scores = np.array([0, 0, 1, 1] * 20), np.tile([0.1, 0.3, 0.35, 0.45], 20)
+    told = np.stack([1 - scores, scores], axis=1)
+    compared = compare("accuracy", "binary", labels, told, told, confidence=0.9, seed=0, thresholds=(0.32, 0.5))
+    assert (compared.candidate, compared.champion) == (1, 0.5)
+    assert compared.low > 0
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, spec in METRICS.items() for kind in spec.kinds])
 def test_a_model_compared_with_itself_does_not_differ(name, kind):
     labels, predictions = random_rows(kind)
-    compared = compare(name, kind, labels, predictions, predictions, confidence=0.9, seed=0, num_resamples=50)
+    compared = compare(name, kind, labels, predictions, predictions, confidence=0.9, seed=0)
     assert (compared.difference, compared.low, compared.high) == (0, 0, 0)
     assert compared.candidate == pytest.approx(METRICS[name].measure(Answers(kind, labels, predictions)), abs=1e-12)
 
 
 def test_a_comparison_is_a_function_of_its_seed():
     labels, candidate, champion = two_classifiers(200, seed=7)
-    first, again, other = (
-        compare("log_loss", "binary", labels, candidate, champion, confidence=0.9, seed=seed, num_resamples=100) for seed in (1, 1, 2)
-    )
+    first, again, other = (compare("log_loss", "binary", labels, candidate, champion, confidence=0.9, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert (first.low, first.high) != (other.low, other.high)
 
@@ -346,23 +365,11 @@ def test_what_cannot_be_compared_gives_no_numbers():
     ):
         assert math.isnan(case.difference)
         assert math.isnan(case.low)
+        assert case.rows_needed is None
+        assert case.method == "none: the rows or the predictions do not define the metric"
         assert judge("binary", compared=case).verdict == "keep"
-
-
-def test_resamples_that_do_not_define_the_metric_are_left_out():
-    labels = np.array([0, 0, 1])
-    good, bad = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]), np.array([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]])
-    compared = compare("auc", "binary", labels, good, bad, confidence=0.9, seed=0, num_resamples=200)
-    assert (compared.low, compared.difference, compared.high) == (0, 0.5, 1)
 
 
 def test_a_metric_of_another_kind_of_target_is_refused():
     with pytest.raises(RequestError, match="no metric of a classes target"):
         compare("rmse", "classes", np.zeros(3), np.ones(3), np.ones(3), confidence=0.9, seed=0)
-
-
-def test_a_million_rows_take_seconds():
-    labels, candidate, champion = two_classifiers(1_000_000, seed=9)
-    start = time.perf_counter()
-    compare("log_loss", "binary", labels, candidate, champion, confidence=0.95, seed=0, num_resamples=50)
-    assert time.perf_counter() - start < 5
