@@ -988,7 +988,7 @@ class Bound(Section):
 class ChampionRule(Section):
     """What the candidate must prove against the champion."""
 
-    metric: str | None = Field(None, description="The metric compared; by default accuracy, auc (binary) or rmse (regression).")
+    metric: str | None = Field(None, description="The metric compared; by default accuracy, auc (binary), log_loss (multilabel) or rmse.")
     must: Literal["be_better", "not_be_worse", "prove_not_worse"] = Field("not_be_worse", description="What must be shown.")
     margin: float = Field(0.0, ge=0, description="Differences within the margin do not count.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Two-sided confidence of the interval of the difference.")
@@ -999,7 +999,10 @@ class GateConfig(Section):
 
     require: dict[str, Bound] = Field({}, description="Limits on the candidate's metrics on the test split.")
     champion: ChampionRule = Field(ChampionRule(), description="The comparison with the champion.")
+    latency_p50_ms: float | None = Field(None, gt=0, description="Limit on the median of one-row predictions, milliseconds.")
     latency_p99_ms: float | None = Field(None, gt=0, description="Limit on the 99th percentile of one-row predictions, milliseconds.")
+    max_model_mb: float | None = Field(None, gt=0, description="Limit on the exported model's size on disk, million bytes.")
+    max_parameters: int | None = Field(None, ge=1, description="Limit on the model's parameters, trainable or not.")
 
 
 class ExportConfig(Section):

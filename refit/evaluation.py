@@ -1,6 +1,7 @@
-"""Candidate and champion on the same rows, each from its own SavedModel and from raw columns."""
+"""Candidate, champion and the best earlier version on the same rows, each from its own SavedModel and from raw columns."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import tensorflow as tf
 
 from refit.export import raw_columns
 from refit.layout import Layout, RunLayout
-from refit.metrics import compute_metrics
+from refit.metrics import METRICS, compute_metrics
 from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan
-from refit.registry import champion_record
+from refit.registry import VersionRecord, champion_record, versions
 from refit.schema import signature_name
 from refit.splits import Rows, count_shared
 from refit.stages import read_stage
@@ -23,10 +24,12 @@ BATCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class Scores:
-    """Labels ``[rows]`` and predictions of one model: ``[rows, classes]`` probabilities, or ``[rows]`` values."""
+    """Labels ``[rows]`` and each model's predictions, ``[rows, classes]`` probabilities or ``[rows]`` values; None: it was not asked."""
 
     labels: np.ndarray
-    predictions: np.ndarray
+    candidate: np.ndarray
+    champion: np.ndarray | None = None
+    best: np.ndarray | None = None
 
 
 class IncompatibleError(ValueError):
@@ -84,12 +87,29 @@ def _check_output(outputs: dict[str, tf.TensorSpec], name: str, target: TargetPl
 
 
 def evaluate(
-    model_name: str, plan: BatchesRecord, exported: ExportRecord, validation: Rows | None, test: Rows, layout: Layout, run: RunLayout
+    model_name: str,
+    plan: BatchesRecord,
+    exported: ExportRecord,
+    validation: Rows | None,
+    test: Rows,
+    layout: Layout,
+    run: RunLayout,
+    *,
+    rank_by: str | None = None,
 ) -> EvaluationRecord:
-    """Score the candidate on validation and test rows, and the champion on the same test rows.
+    """Score the candidate on validation and test rows, and the versions that it is compared with on the same test rows.
 
-    There are no validation rows where the model learned from all of them. Writes labels and both models' predictions on the test rows
-    to ``scores.parquet``.
+    Writes labels and all predictions on the test rows to ``scores.parquet``.
+
+    Args:
+        model_name: of the published model.
+        plan: features and target of the candidate.
+        exported: the candidate.
+        validation: None where the model learned from all rows.
+        test: rows that no model has seen.
+        layout: where models lie.
+        run: of the candidate.
+        rank_by: the metric by which the best earlier version is found; None: none is asked.
     """
     candidate = layout.resolve(exported.path)
     metrics: dict[str, Metrics] = {}
@@ -99,30 +119,44 @@ def evaluate(
         labels = encode_labels(rows.table[plan.target.name], plan.target)
         predictions = score_rows(candidate, raw_columns(rows.table, plan.features), plan.target)
         metrics[side] = compute_metrics(plan.target.kind, labels, predictions)
-    champion, champion_predictions = _evaluate_champion(model_name, plan, test, labels, layout, run)
-    _write_scores(run, labels, predictions, champion_predictions)
-    _write_board(run, metrics["test"])
-    return EvaluationRecord.model_validate({"metrics": metrics, "champion": champion, "num_rows": len(labels)})
-
-
-def _evaluate_champion(
-    model_name: str, plan: BatchesRecord, test: Rows, labels: np.ndarray, layout: Layout, run: RunLayout
-) -> tuple[ChampionRecord | None, np.ndarray | None]:
+    ask = partial(_evaluate_version, model_name, plan, test, labels, layout, run)
     serving = champion_record(layout, model_name)
-    if serving is None:
-        return None, None
-    shared = count_shared(run, layout.run(model_name, serving.run)) if serving.run else None
-    base = ChampionRecord(version=serving.version, run=serving.run, metrics={}, num_shared_rows=shared or 0)
+    champion, champion_predictions = ask(serving) if serving else (None, None)
+    rivals = _rank_earlier(model_name, layout, run, rank_by) if rank_by and champion_predictions is not None else []
+    fair = ((best, told) for best, told in map(ask, rivals) if told is not None and not best.num_shared_rows)
+    best, best_predictions = next(fair, (None, None))
+    _write_scores(run, Scores(labels, predictions, champion_predictions, best_predictions))
+    _write_board(run, metrics["test"])
+    return EvaluationRecord.model_validate({"metrics": metrics, "champion": champion, "best": best, "num_rows": len(labels)})
+
+
+def _rank_earlier(model_name: str, layout: Layout, run: RunLayout, rank_by: str) -> list[VersionRecord]:
+    """Versions on disk that may be better than the champion, by what each scored on the test rows of its own time, best first.
+
+    Those that a rollback took out of service are left out, and so are copies of the champion's model and of the candidate.
+    """
+    known = versions(layout, model_name)
+    others = [version for version in known if rank_by in version.metrics and version.run not in (known[-1].run, run.root.name)]
+    sign = 1 if METRICS[rank_by].higher_is_better else -1
+    allowed = [version for version in others if not version.withdrawn]
+    return sorted(allowed, key=lambda version: (sign * version.metrics[rank_by], version.version), reverse=True)
+
+
+def _evaluate_version(
+    model_name: str, plan: BatchesRecord, test: Rows, labels: np.ndarray, layout: Layout, run: RunLayout, version: VersionRecord
+) -> tuple[ChampionRecord, np.ndarray | None]:
+    shared = count_shared(run, layout.run(model_name, version.run)) if version.run else None
+    base = ChampionRecord(version=version.version, run=version.run, metrics={}, num_shared_rows=shared or 0)
     try:
-        columns = _champion_columns(model_name, serving.run, plan, test, layout)
-        predictions = score_rows(layout.model(model_name).version(serving.version), columns, plan.target)
+        columns = _own_columns(model_name, version.run, plan, test, layout)
+        predictions = score_rows(layout.model(model_name).version(version.version), columns, plan.target)
     except IncompatibleError as error:
         return base.model_copy(update={"incompatible": str(error)}), None
     return base.model_copy(update={"metrics": compute_metrics(plan.target.kind, labels, predictions)}), predictions
 
 
-def _champion_columns(model_name: str, run: str | None, plan: BatchesRecord, test: Rows, layout: Layout) -> dict[str, np.ndarray]:
-    """Raw columns as the champion's own features take them, where its run is still there.
+def _own_columns(model_name: str, run: str | None, plan: BatchesRecord, test: Rows, layout: Layout) -> dict[str, np.ndarray]:
+    """Raw columns as the version's own features take them, where its run is still there.
 
     Raises:
         IncompatibleError: its classes are others, or in another order; or a column has another type.
@@ -142,10 +176,9 @@ def _classes(target: TargetPlan) -> str:
     return target.kind if target.classes is None else f"{target.kind} {', '.join(map(str, target.classes[:12]))}"
 
 
-def _write_scores(run: RunLayout, labels: np.ndarray, candidate: np.ndarray, champion: np.ndarray | None) -> None:
-    columns = {"label": pa.array(labels), "candidate": _as_array(candidate)}
-    if champion is not None:
-        columns["champion"] = _as_array(champion)
+def _write_scores(run: RunLayout, scores: Scores) -> None:
+    told = {"label": scores.labels, "candidate": scores.candidate, "champion": scores.champion, "best": scores.best}
+    columns = {name: _as_array(values) for name, values in told.items() if values is not None}
     aside = run.scores.with_suffix(".tmp")
     pq.write_table(pa.table(columns), aside)
     aside.replace(run.scores)
@@ -157,12 +190,11 @@ def _as_array(predictions: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(predictions.ravel()), predictions.shape[1])
 
 
-def read_scores(run: RunLayout) -> tuple[Scores, Scores | None]:
-    """Candidate's and champion's scores on the test rows."""
+def read_scores(run: RunLayout) -> Scores:
+    """Labels and predictions on the test rows."""
     table = pq.read_table(run.scores)
-    labels = table["label"].to_numpy()
-    both = [Scores(labels, _from_array(table[name])) if name in table.column_names else None for name in ("candidate", "champion")]
-    return both[0], both[1]  # type: ignore[return-value]
+    told = {name: _from_array(table[name]) for name in table.column_names}
+    return Scores(told["label"], told["candidate"], told.get("champion"), told.get("best"))
 
 
 def _from_array(values: pa.ChunkedArray) -> np.ndarray:

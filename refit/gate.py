@@ -15,7 +15,7 @@ from refit.errors import JobError, RequestError
 from refit.metrics import METRICS, default_metric, metric_names
 from refit.paired_tests import PairedTest, bootstrap, delong, detectable, mcnemar, rows_needed
 from refit.records import ChampionRecord, Comparison, EvaluationRecord, ExportRecord, GateRecord, Metrics, Reason, Verdict
-from refit.rulings import SERVES, holds, is_finite, label, number, spoken, tell
+from refit.rulings import BEST, SERVES, budgeted, holds, improvement, is_finite, label, number, spoken, tell
 from refit.weighing import hits, top_hits
 
 REMEDY_FORCE = "`refit promote RUN --force --reason TEXT` publishes it all the same."
@@ -140,6 +140,8 @@ def decide(
     export: ExportRecord,
     comparison: Comparison | None,
     *,
+    best: Comparison | None = None,
+    num_parameters: int | None = None,
     is_held: bool = False,
 ) -> GateRecord:
     """Reach the verdict.
@@ -148,21 +150,28 @@ def decide(
         config: the job's rules, accepted by ``check_gate``.
         kind: of the target.
         evaluation: metrics of the candidate on the test rows, and what is known of the champion.
-        export: for the measured latency.
+        export: for the measured latency and the size.
         comparison: with the champion, by the metric that the rules name; none where there is no champion to compare with.
+        best: with the best of the earlier versions, where the rule is ``not_be_worse`` and there is one to compare with.
+        num_parameters: of the candidate.
         is_held: whether a rollback stopped automatic promotion of this model.
 
     Returns:
         One verdict. Its reasons are every rule that was applied, met or not.
     """
     metrics, champion = evaluation.metrics.get("test", {}), evaluation.champion
-    absolute = [*_finite_reasons(metrics), *_requirement_reasons(config.require, metrics), *_latency_reasons(config, export)]
-    relative = [_champion_reason(config.champion, kind, champion, comparison)]
-    held = [_HELD] if is_held else []
+    absolute = [
+        *_finite_reasons(metrics),
+        *_requirement_reasons(config.require, metrics),
+        *_budget_reasons(config, export, num_parameters),
+    ]
+    relative = _champion_reason(config.champion, kind, champion, comparison)
+    earlier = [*_best_reasons(config.champion, evaluation.best, best, comparison), *([_HELD] if is_held else [])]
     return GateRecord(
-        verdict=_verdict(champion, absolute, relative[0], is_held=is_held),
-        reasons=(*absolute, *relative, *held),
+        verdict=_verdict(champion, absolute, relative, earlier),
+        reasons=(*absolute, relative, *earlier),
         comparison=comparison,
+        best=best,
         judged_against=champion.version if champion else None,
     )
 
@@ -176,13 +185,13 @@ _HELD = Reason(
 _NOT_COMPARABLE = ("incompatible", "shared_rows", "not_compared")
 
 
-def _verdict(champion: ChampionRecord | None, absolute: Iterable[Reason], relative: Reason, *, is_held: bool) -> Verdict:
-    """A missed requirement decides first, then whether there is anything to compare with, then the comparison and the hold."""
+def _verdict(champion: ChampionRecord | None, absolute: Iterable[Reason], relative: Reason, earlier: Iterable[Reason]) -> Verdict:
+    """A missed requirement decides first, then whether there is anything to compare with, then the comparisons and the hold."""
     if not all(reason.ok for reason in absolute):
         return "keep"
     if relative.code in _NOT_COMPARABLE:
         return "incompatible"
-    if is_held or not relative.ok:
+    if not all(reason.ok for reason in (relative, *earlier)):
         return "keep"
     return "promote" if champion else "first"
 
@@ -212,16 +221,23 @@ def _bound_reason(name: str, value: float, limit: float, relation: str, *, ok: b
     return Reason(code=f"require.{name}", ok=ok and math.isfinite(value), text=text)
 
 
-def _latency_reasons(config: GateConfig, export: ExportRecord) -> Iterator[Reason]:
-    limit, value = config.latency_p99_ms, export.latency_p99_ms
-    if limit is None:
-        return
-    ok = math.isfinite(value) and value <= limit
-    text = f"99 of 100 one-row predictions took at most {value:.3g} ms; allowed is {limit:g} ms: {'met' if ok else 'missed'}."
-    yield Reason(code="latency_p99_ms", ok=ok, text=text)
+def _budget_reasons(config: GateConfig, export: ExportRecord, num_parameters: int | None) -> Iterator[Reason]:
+    """What the model may cost those who run it."""
+    parameters = math.nan if num_parameters is None else num_parameters
+    budgets = (
+        ("latency_p50_ms", config.latency_p50_ms, export.latency_p50_ms, "Half of the one-row predictions took at most", "ms"),
+        ("latency_p99_ms", config.latency_p99_ms, export.latency_p99_ms, "99 of 100 one-row predictions took at most", "ms"),
+        ("max_model_mb", config.max_model_mb, export.num_bytes / 1e6, "The exported model takes", "MB"),
+        ("max_parameters", config.max_parameters, parameters, "The model has", "parameters"),
+    )
+    for code, limit, value, told, unit in budgets:
+        if limit is not None:
+            ok = math.isfinite(value) and value <= limit
+            text = f"{told} {budgeted(value)} {unit}; allowed is {budgeted(limit)} {unit}: {'met' if ok else 'missed'}."
+            yield Reason(code=code, ok=ok, text=text)
 
 
-# ---- against the champion
+# ---- against the champion and the best version
 
 
 def _champion_reason(rule: ChampionRule, kind: TargetKind, champion: ChampionRecord | None, comparison: Comparison | None) -> Reason:
@@ -260,3 +276,18 @@ def _comparison_reason(rule: ChampionRule, version: int, comparison: Comparison)
         )
         return Reason(code="champion", ok=False, text=text)
     return Reason(code="champion", ok=holds(rule, comparison), text=tell(rule, version, SERVES, comparison))
+
+
+def _best_reasons(
+    rule: ChampionRule, best: ChampionRecord | None, with_best: Comparison | None, with_champion: Comparison | None
+) -> Iterator[Reason]:
+    """Not being shown to be worse than the last version allows a small loss each time; losses that add up show against the best.
+
+    A model that is shown to be better than the champion adds none.
+    """
+    if rule.must != "not_be_worse" or best is None or with_best is None or not is_finite(with_best):
+        return
+    text, is_gain = tell(rule, best.version, BEST, with_best), with_champion is not None and improvement(with_champion)[1] > 0
+    ok = holds(rule, with_best)
+    more = "" if ok else " It is better than the version that serves, though." if is_gain else " Small losses have added up since then."
+    yield Reason(code="best_version", ok=ok or is_gain, text=text + more)

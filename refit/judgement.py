@@ -2,13 +2,16 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
+
 from refit import gate, registry
-from refit.config import Job
-from refit.evaluation import read_scores
+from refit.config import Job, TargetKind
+from refit.evaluation import Scores, read_scores
 from refit.layout import Layout, RunLayout
 from refit.metrics import default_metric
 from refit.records import (
     BatchesRecord,
+    BuildRecord,
     Comparison,
     EvaluationRecord,
     ExportRecord,
@@ -16,25 +19,44 @@ from refit.records import (
     PublishRecord,
 )
 from refit.runs import Run, current_user
+from refit.stages import read_stage
 
 PUBLISHED = ("promote", "first")
 
 
 def judge(job: Job, plan: BatchesRecord, exported: ExportRecord, scores: EvaluationRecord, layout: Layout, run: RunLayout) -> GateRecord:
-    """Compare candidate and champion row by row and pass the verdict."""
-    held = registry.is_held(layout, job.name)
-    return gate.decide(job.gate, plan.target.kind, scores, exported, _compare(job, plan, scores, run), is_held=held)
-
-
-def _compare(job: Job, plan: BatchesRecord, scores: EvaluationRecord, run: RunLayout) -> Comparison | None:
-    candidate, champion = read_scores(run)
-    if scores.champion is None or champion is None:
-        return None
-    kind, rule = plan.target.kind, job.gate.champion
-    metric = rule.metric or default_metric(kind)
-    return gate.compare(
-        metric, kind, candidate.labels, candidate.predictions, champion.predictions, confidence=rule.confidence, seed=job.seed
+    """Compare the candidate row by row with the champion, and with the best earlier version, and pass the verdict."""
+    told, built = read_scores(run), read_stage(run, "build", BuildRecord)
+    return gate.decide(
+        job.gate,
+        plan.target.kind,
+        scores,
+        exported,
+        _compare(job, plan, told, told.champion),
+        best=_compare(job, plan, told, told.best),
+        num_parameters=built.num_parameters if built else None,
+        is_held=registry.is_held(layout, job.name),
     )
+
+
+def rank_by(job: Job, kind: TargetKind) -> str | None:
+    """The metric by which the best earlier version is found; None where the rule needs none.
+
+    A rule that asks for proof lets no loss through that could add up; ``not_be_worse`` does.
+    """
+    return compared_metric(job, kind) if job.gate.champion.must == "not_be_worse" else None
+
+
+def compared_metric(job: Job, kind: TargetKind) -> str:
+    """The metric that decides between two models."""
+    return job.gate.champion.metric or default_metric(kind)
+
+
+def _compare(job: Job, plan: BatchesRecord, told: Scores, rival: np.ndarray | None) -> Comparison | None:
+    if rival is None:
+        return None
+    kind, confidence = plan.target.kind, job.gate.champion.confidence
+    return gate.compare(compared_metric(job, kind), kind, told.labels, told.candidate, rival, confidence=confidence, seed=job.seed)
 
 
 def publish_verdict(run: Run, exported: ExportRecord, scores: EvaluationRecord, verdict: GateRecord) -> PublishRecord:

@@ -280,7 +280,7 @@ class RunLayout:
 
     @property
     def scores(self) -> Path:
-        """Predictions of candidate and champion on the test rows."""
+        """Predictions of candidate, champion and the best earlier version on the test rows."""
         return self.root / "scores.parquet"
 
 

@@ -518,7 +518,7 @@ class ExportRecord(Record):
 
 
 class ChampionRecord(Record):
-    """The version that serves, and what it scored on the rows of this run."""
+    """The version that serves, or the best of the earlier ones, and what it scored on the rows of this run."""
 
     version: int
     run: str | None = None
@@ -528,10 +528,11 @@ class ChampionRecord(Record):
 
 
 class EvaluationRecord(Record):
-    """Metrics of the exported candidate, and of the champion on the same test rows."""
+    """Metrics of the exported candidate, and of the champion and the best earlier version on the same test rows."""
 
     metrics: dict[Literal["validation", "test"], Metrics]
     champion: ChampionRecord | None = None
+    best: ChampionRecord | None = Field(None, description="The best of the earlier versions, where the job's rule asks for it.")
     num_rows: int
 
     def brief(self) -> str:
@@ -573,6 +574,7 @@ class GateRecord(Record):
     verdict: Verdict
     reasons: tuple[Reason, ...]
     comparison: Comparison | None = None
+    best: Comparison | None = Field(None, description="The candidate against the best of the earlier versions.")
     judged_against: int | None = Field(None, description="The champion's version; null where there was none.")
 
     def brief(self) -> str:

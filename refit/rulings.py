@@ -9,7 +9,7 @@ from refit.paired_tests import rows_needed
 from refit.records import Comparison
 
 SERVES = "which serves"
-BEST = "the best of the earlier ones that were kept"
+BEST = "the best of the earlier ones"
 
 
 def is_finite(comparison: Comparison) -> bool:
@@ -132,6 +132,11 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """Three digits that count, with a sign."""
     return f"{value:+.3g}" if value else "0"
+
+
+def budgeted(value: float) -> str:
+    """A cost or its limit: ``1,048,576``, ``4.2``."""
+    return f"{value:,.0f}" if math.isfinite(value) and value >= 1000 else f"{value:.3g}" if math.isfinite(value) else number(value)
 
 
 def _rounded(value: int) -> str:

@@ -36,7 +36,7 @@ def mean_of(rows: Callable[[Answers], Floats]) -> Weigh:
 
     def weigh(answers: Answers) -> Weighed:
         values = rows(answers)
-        return lambda counts: _dot(counts, values) / float(counts.sum()) if counts.any() else math.nan
+        return lambda counts: _ratio(_dot(counts, values), float(counts.sum()), math.nan)
 
     return weigh
 

@@ -68,7 +68,7 @@ class Case:
         for side in ("train", "validation", "test"):
             np.save(membership_path(run, side), np.array(sides.get(side, []), np.uint64))
 
-    def publish(self, source, run=None):
+    def publish(self, source, run=None, metrics=None):
         return registry.publish(
             self.layout,
             "small",
@@ -76,16 +76,23 @@ class Case:
             run=run,
             verdict="first",
             reason="",
-            metrics={},
+            metrics=metrics or {},
             expected_champion=registry.champion(self.layout, "small"),
-            keep_versions=2,
+            keep_versions=9,
             by="test",
             at=AT,
         )
 
-    def evaluate(self):
+    def evaluate(self, rank_by=None):
         validation, test = Rows("validation", self.table.slice(0, 300)), Rows("test", self.table)
-        return evaluate("small", self.plan, self.exported, validation, test, self.layout, self.run)
+        return evaluate("small", self.plan, self.exported, validation, test, self.layout, self.run, rank_by=rank_by)
+
+    def publish_scored(self, **runs):
+        """A version for each run, with the accuracy that its test rows gave; its model's logit rises by that number."""
+        for run, accuracy in runs.items():
+            self.set_members(self.layout.run("small", run))
+            model = save_model(self.layout.home / run, self.kind, weight=accuracy)
+            self.publish(model, run=run, metrics={"accuracy": accuracy, "log_loss": accuracy})
 
 
 @pytest.fixture
@@ -117,30 +124,30 @@ def test_metrics_are_those_of_scikit_learn_for_both_models(kind, tmp_path):
     case = Case(tmp_path, kind)
     case.publish(save_model(tmp_path / "old", kind, weight=0.3, num_classes=2 if kind == "binary" else 3), run=None)
     record = case.evaluate()
-    candidate, champion = read_scores(case.run)
-    assert_agree(record.metrics["test"], expected_metrics(kind, candidate.labels, candidate.predictions))
-    assert_agree(record.champion.metrics, expected_metrics(kind, champion.labels, champion.predictions))
+    scores = read_scores(case.run)
+    assert_agree(record.metrics["test"], expected_metrics(kind, scores.labels, scores.candidate))
+    assert_agree(record.champion.metrics, expected_metrics(kind, scores.labels, scores.champion))
     part = slice(0, 300)
-    assert_agree(record.metrics["validation"], expected_metrics(kind, candidate.labels[part], candidate.predictions[part]))
+    assert_agree(record.metrics["validation"], expected_metrics(kind, scores.labels[part], scores.candidate[part]))
     assert (record.num_rows, record.champion.version, record.champion.incompatible) == (ROWS, 1, None)
 
 
 def test_scores_come_back_as_both_models_gave_them(case):
     case.publish(save_model(case.layout.home / "old", "classes", weight=0.3), run=None)
     case.evaluate()
-    candidate, champion = read_scores(case.run)
+    scores = read_scores(case.run)
     x = case.table["x"].to_numpy()
-    for scores, weight in ((candidate, 1.0), (champion, np.float32(0.3))):
+    np.testing.assert_array_equal(scores.labels, case.table["y"].to_numpy() + 1)
+    for told, weight in ((scores.candidate, 1.0), (scores.champion, np.float32(0.3))):
         logits = np.stack([np.zeros_like(x), x * weight, 2 * x * weight], axis=1)
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        assert (scores.predictions.shape, scores.predictions.dtype) == ((ROWS, 3), np.float32)
-        np.testing.assert_allclose(scores.predictions, expected, rtol=1e-4)
-        np.testing.assert_array_equal(scores.labels, case.table["y"].to_numpy() + 1)
+        assert (told.shape, told.dtype) == ((ROWS, 3), np.float32)
+        np.testing.assert_allclose(told, expected, rtol=1e-4)
 
 
 def test_without_a_champion_there_is_none(case):
     assert case.evaluate().champion is None
-    assert read_scores(case.run)[1] is None
+    assert read_scores(case.run).champion is None
 
 
 def test_rows_that_the_champion_was_trained_on_are_counted(case):
@@ -168,7 +175,7 @@ def test_a_champion_that_cannot_be_asked_is_incompatible_with_a_reason(options, 
     record = case.evaluate()
     assert told in record.champion.incompatible
     assert record.champion.metrics == {}
-    assert read_scores(case.run)[1] is None
+    assert read_scores(case.run).champion is None
     assert record.metrics["test"]  # the candidate is judged all the same
 
 
@@ -200,6 +207,50 @@ def test_a_champion_that_cannot_be_loaded_is_incompatible(case):
 def test_strings_where_numbers_are_wanted_are_told(tmp_path, case):
     with pytest.raises(IncompatibleError, match=r'it wants "x" as float32 \[\], it is string \[\] now'):
         score_rows(case.run.saved_model, {"x": np.array(["a"], dtype=object)}, case.plan.target)
+
+
+@pytest.mark.parametrize(("rank_by", "version"), [("accuracy", 2), ("log_loss", 3), ("r2", None), (None, None)])
+def test_the_best_of_the_earlier_versions_is_asked_about_the_same_rows(case, rank_by, version):
+    case.publish_scored(a=0.8, b=0.9, c=0.7, d=0.95)
+    record = case.evaluate(rank_by)
+    assert record.champion.version == 4
+    assert (record.best.version if record.best else None) == version
+    scores = read_scores(case.run)
+    if version is None:
+        assert scores.best is None
+    else:
+        assert_agree(record.best.metrics, expected_metrics("classes", scores.labels, scores.best))
+        assert not np.array_equal(scores.best, scores.champion)
+
+
+def test_of_equally_good_versions_the_newest_is_asked(case):
+    case.publish_scored(a=0.8, b=0.8, c=0.7)
+    assert case.evaluate("accuracy").best.version == 2
+
+
+def test_a_version_that_was_withdrawn_and_copies_of_the_champion_and_of_the_candidate_are_not_asked(case):
+    case.publish_scored(a=0.7, b=0.8, c=0.99)
+    registry.rollback(case.layout, "small", to=2, by="test", at=AT, reason="")  # version 4 is version 2, version 3 is withdrawn
+    assert case.evaluate("accuracy").best.version == 1
+    case.publish_scored(**{case.run.root.name: 0.98, "e": 0.5})
+    assert case.evaluate("accuracy").best.version == 4
+
+
+def test_a_version_that_cannot_be_asked_or_has_seen_the_rows_gives_way_to_the_next_best(case):
+    case.publish_scored(a=0.6, b=0.7)
+    broken = save_model(case.layout.home / "broken", "classes", num_classes=4)
+    case.publish(broken, run="broken", metrics={"accuracy": 0.9})
+    case.publish_scored(seen=0.8, serving=0.5)
+    case.set_members(case.layout.run("small", "seen"), train=[2])
+    assert case.evaluate("accuracy").best.version == 2
+
+
+def test_versions_are_not_asked_where_the_champion_cannot_be(case):
+    case.publish_scored(a=0.6)
+    case.publish(save_model(case.layout.home / "old", "classes", num_classes=4), run=None)
+    record = case.evaluate("accuracy")
+    assert record.champion.incompatible
+    assert record.best is None
 
 
 def test_the_test_metrics_stand_in_tensorboard(case):

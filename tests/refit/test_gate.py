@@ -6,35 +6,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from refit.answers import Answers
 from refit.config import Bound, ChampionRule, GateConfig
 from refit.errors import JobError, RequestError
 from refit.gate import check_gate, compare, decide
-from refit.metrics import METRICS
+from refit.metrics import METRICS, metric_names
+from refit.paired_tests import rows_needed
 from refit.records import ChampionRecord, Comparison, EvaluationRecord, ExportRecord
 
 NAN = math.nan
 
 
-def export(latency_p99_ms=2.0):
-    return ExportRecord(
-        path="runs/a/b/model/saved_model",
-        digest="0",
-        num_bytes=1,
-        inputs={},
-        outputs={},
-        proof_rows=1,
-        max_difference=0,
-        latency_p50_ms=1,
-        latency_p99_ms=latency_p99_ms,
-    )
+def export(**changes):
+    told = {"digest": "0", "num_bytes": 1, "inputs": {}, "outputs": {}, "proof_rows": 1, "max_difference": 0}
+    latency = {"latency_p50_ms": 1.0, "latency_p99_ms": 2.0}
+    return ExportRecord.model_validate({"path": "runs/a/b/model/saved_model", **told, **latency, **changes})
 
 
-def evaluation(champion=True, **metrics):
+def evaluation(champion=True, best=None, **metrics):
     served = ChampionRecord(version=3, run="r3", metrics={"accuracy": 0.9}) if champion is True else champion
-    return EvaluationRecord(metrics={"test": metrics or {"accuracy": 0.91}}, champion=served or None, num_rows=4000)
+    return EvaluationRecord(metrics={"test": metrics or {"accuracy": 0.91}}, champion=served or None, best=best, num_rows=4000)
 
 
 def comparison(lower, upper, metric="accuracy", **changes):
@@ -43,9 +36,9 @@ def comparison(lower, upper, metric="accuracy", **changes):
     return Comparison(metric=metric, confidence=0.95, num_rows=4000, method="paired bootstrap", **numbers)
 
 
-def judge(kind="classes", *, rule=None, require=None, latency=None, evaluated=None, compared=None, is_held=False, exported=None):
-    config = GateConfig(require=require or {}, champion=rule or ChampionRule(), latency_p99_ms=latency)
-    return decide(config, kind, evaluated or evaluation(), exported or export(), compared, is_held=is_held)
+def judge(kind="classes", *, rule=None, require=None, evaluated=None, compared=None, exported=None, budgets=None, **more):
+    config = GateConfig(require=require or {}, champion=rule or ChampionRule(), **budgets or {})
+    return decide(config, kind, evaluated or evaluation(), exported or export(), compared, **more)
 
 
 def failed(record):
@@ -102,6 +95,110 @@ def test_the_reason_says_all_numbers_in_words():
     assert worse.verdict == "promote"
     assert "Log loss" in worse.reasons[-1].text
     assert "lower is better" in worse.reasons[-1].text
+
+
+@pytest.mark.parametrize(
+    ("must", "low", "high", "told"),
+    [
+        ("be_better", 0.02, 0.04, "So it is better by more than 0.01."),
+        ("be_better", -0.04, -0.02, "So it is not better by more than 0.01, as the job asks."),
+        (
+            "be_better",
+            0.005,
+            0.035,
+            "So it is not proved better by more than 0.01, as the job asks. If the difference is what it seems, about 16,000 test rows "
+            "would tell, 12,000 more than there are.",
+        ),
+        (
+            "be_better",
+            -0.01,
+            0.02,
+            "So it is not proved better by more than 0.01, as the job asks. So many rows show a gain of 0.03 or more 8 times in 10.",
+        ),
+        ("not_be_worse", 0.02, 0.04, "So it is not worse by more than 0.01."),
+        ("not_be_worse", -0.04, -0.02, "So it is worse by more than 0.01."),
+        (
+            "not_be_worse",
+            -0.035,
+            -0.005,
+            "So it is not shown to be worse by more than 0.01. If the difference is what it seems, about 16,000 test rows would tell, "
+            "12,000 more than there are.",
+        ),
+        (
+            "not_be_worse",
+            -0.02,
+            0.01,
+            "So it is not shown to be worse by more than 0.01. So many rows show a loss of 0.03 or more 8 times in 10.",
+        ),
+        ("prove_not_worse", -0.005, 0.035, "So it is proved not to be worse by more than 0.01."),
+        ("prove_not_worse", -0.04, -0.02, "So it is worse by more than 0.01."),
+        (
+            "prove_not_worse",
+            -0.015,
+            0.015,
+            "So it is not proved that it is not worse by more than 0.01, as the job asks. If the difference is what it seems, about "
+            "16,000 test rows would tell, 12,000 more than there are.",
+        ),
+        (
+            "prove_not_worse",
+            -0.035,
+            0.005,
+            "So it is not proved that it is not worse by more than 0.01, as the job asks. So many rows prove it of a model that is better "
+            "by 0.01 8 times in 10.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_the_reason_says_what_the_interval_comes_to_and_what_more_rows_would_tell(metric, must, low, high, told):
+    ends = (low, high) if METRICS[metric].higher_is_better else (-high, -low)
+    compared = comparison(*ends, metric, detectable=0.02)
+    record = judge(rule=ChampionRule(metric=metric, must=must, margin=0.01), compared=compared)
+    assert record.reasons[-1].text.endswith(f" on 4,000 test rows. {told}")
+
+
+def test_rows_that_prove_it_of_a_model_that_is_as_good_are_said_to():
+    compared = comparison(-0.04, 0.0, detectable=0.02)
+    record = judge(rule=ChampionRule(must="prove_not_worse", margin=0.02), compared=compared)
+    assert record.reasons[-1].text.endswith("So many rows prove it of a model that is as good 8 times in 10.")
+
+
+# ---- against the best version
+
+
+def best_judged(low, high, *, champion=(-0.01, 0.01), must="not_be_worse", margin=0.0, **changes):
+    evaluated = evaluation(best=ChampionRecord(version=1, run="r1", metrics={"accuracy": 0.95}))
+    rule = ChampionRule(must=must, margin=margin)
+    return judge(rule=rule, evaluated=evaluated, compared=comparison(*champion), best=comparison(low, high, **changes))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "verdict"),
+    [(-0.03, -0.01, 0.0, "keep"), (-0.03, 0.0, 0.0, "promote"), (-0.03, -0.01, 0.01, "promote"), (-0.03, -0.011, 0.01, "keep")],
+)
+def test_a_model_that_is_worse_than_the_best_version_is_kept_back_though_it_is_not_worse_than_the_champion(low, high, margin, verdict):
+    record = best_judged(low, high, margin=margin)
+    assert record.verdict == verdict
+    assert [reason.code for reason in record.reasons] == ["champion", "best_version"]
+    assert failed(record) == ([] if verdict == "promote" else ["best_version"])
+    assert "that of version 1, the best of the earlier ones, 0.9" in record.reasons[-1].text
+    assert ("Small losses have added up since then." in record.reasons[-1].text) == (verdict == "keep")
+    assert record.best.low == low
+
+
+def test_a_model_that_is_shown_to_be_better_than_the_champion_passes_though_an_earlier_one_was_better_still():
+    record = best_judged(-0.03, -0.01, champion=(0.01, 0.03))
+    assert record.verdict == "promote"
+    assert record.reasons[-1].text.endswith("So it is worse. It is better than the version that serves, though.")
+
+
+@pytest.mark.parametrize("must", ["be_better", "prove_not_worse"])
+def test_rules_that_ask_for_proof_do_not_ask_the_best_version(must):
+    record = best_judged(-0.03, -0.01, champion=(0.01, 0.03), must=must)
+    assert (record.verdict, [reason.code for reason in record.reasons]) == ("promote", ["champion"])
+
+
+def test_a_best_version_that_gives_no_numbers_stops_nothing():
+    assert best_judged(NAN, NAN).verdict == "promote"
 
 
 def test_without_a_champion_the_first_model_that_meets_its_requirements_is_published():
@@ -183,17 +280,34 @@ def test_a_metric_that_is_no_number_never_passes_even_if_nothing_is_required_of_
 
 @pytest.mark.parametrize(("latency", "verdict"), [(5.0, "promote"), (5.01, "keep"), (NAN, "keep"), (math.inf, "keep")])
 def test_the_limit_on_latency(latency, verdict):
-    record = judge(latency=5, exported=export(latency), compared=comparison(0.1, 0.2))
+    for name in ("latency_p50_ms", "latency_p99_ms"):
+        record = judge(budgets={name: 5}, exported=export(**{name: latency}), compared=comparison(0.1, 0.2))
+        assert record.verdict == verdict
+        assert failed(record) == ([] if verdict == "promote" else [name])
+        assert "allowed is 5 ms" in record.reasons[0].text
+
+
+@pytest.mark.parametrize(("num_bytes", "verdict"), [(2_500_000, "promote"), (2_500_001, "keep")])
+def test_the_limit_on_the_size_of_the_model(num_bytes, verdict):
+    record = judge(budgets={"max_model_mb": 2.5}, exported=export(num_bytes=num_bytes), compared=comparison(0.1, 0.2))
     assert record.verdict == verdict
-    assert failed(record) == ([] if verdict == "promote" else ["latency_p99_ms"])
-    assert "allowed is 5 ms" in record.reasons[0].text
+    assert record.reasons[0].code == "max_model_mb"
+    assert "The exported model takes 2.5 MB; allowed is 2.5 MB" in record.reasons[0].text
+
+
+@pytest.mark.parametrize(("num_parameters", "verdict"), [(1_048_576, "promote"), (1_048_577, "keep"), (None, "keep")])
+def test_the_limit_on_the_parameters_of_the_model(num_parameters, verdict):
+    record = judge(budgets={"max_parameters": 1_048_576}, num_parameters=num_parameters, compared=comparison(0.1, 0.2))
+    assert record.verdict == verdict
+    assert failed(record) == ([] if verdict == "promote" else ["max_parameters"])
+    assert "allowed is 1,048,576 parameters" in record.reasons[0].text
 
 
 def test_a_missed_requirement_decides_before_an_incompatible_champion_and_all_reasons_are_given():
     served = ChampionRecord(version=3, metrics={}, incompatible="other classes")
     config = {"accuracy": Bound(at_least=0.95), "log_loss": Bound(at_most=0.1)}
     evaluated = evaluation(champion=served, accuracy=0.9, log_loss=0.05)
-    record = judge(require=config, latency=1, evaluated=evaluated, is_held=True)
+    record = judge(require=config, budgets={"latency_p99_ms": 1}, evaluated=evaluated, is_held=True)
     assert record.verdict == "keep"
     assert [reason.code for reason in record.reasons] == ["require.accuracy", "require.log_loss", "latency_p99_ms", "incompatible", "held"]
     assert failed(record) == ["require.accuracy", "latency_p99_ms", "incompatible", "held"]
@@ -235,6 +349,22 @@ def test_there_is_always_one_verdict_with_reasons_and_it_follows_from_them(value
 @pytest.mark.parametrize("kind", ["binary", "classes", "multilabel", "regression"])
 def test_the_default_gate_is_accepted_for_every_kind_of_target(kind):
     check_gate(GateConfig(), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for kind in ("binary", "classes", "multilabel", "regression") for name in metric_names(kind)]
+)
+def test_every_metric_may_be_required_and_compared_and_has_a_name_that_people_read(name, kind):
+    config = GateConfig(require={name: Bound(at_most=0.1)}, champion=ChampionRule(metric=name))
+    check_gate(config, kind)
+    evaluated = evaluation(**{name: 0.05})
+    record = judge(kind, require=config.require, evaluated=evaluated, compared=comparison(0.1, 0.2))
+    assert record.verdict == "promote"
+    assert record.reasons[0].code == f"require.{name}"
+    assert " on the test rows is 0.05; required is at most 0.1: met." in record.reasons[0].text
+    assert "_" not in record.reasons[0].text
+    missed = judge(kind, require=config.require, evaluated=evaluation(**{name: NAN}), compared=comparison(0.1, 0.2))
+    assert (missed.verdict, set(failed(missed))) == ("keep", {f"require.{name}", "not_finite"})
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_known_one():
@@ -373,3 +503,49 @@ def test_what_cannot_be_compared_gives_no_numbers():
 def test_a_metric_of_another_kind_of_target_is_refused():
     with pytest.raises(RequestError, match="no metric of a classes target"):
         compare("rmse", "classes", np.zeros(3), np.ones(3), np.ones(3), confidence=0.9, seed=0)
+
+
+# ---- calibration of the whole gate
+
+
+def two_binary_models(random, num_rows, *, gains=(1.2, 1.2)):
+    """Labels of which four in ten are positive, and two models' probabilities, whose logits rise with the label by their gains."""
+    labels = (random.random(num_rows) < 0.4).astype(np.int64)
+    common = random.normal(size=num_rows) * 0.8
+    scores = [1 / (1 + np.exp(-(common + 0.6 * random.normal(size=num_rows) + gain * (2 * labels - 1)))) for gain in gains]
+    return labels, *(np.stack([1 - score, score], axis=1) for score in scores)
+
+
+def verdict_of(metric, labels, candidate, champion, *, must="be_better", seed=0):
+    rule = ChampionRule(metric=metric, must=must)
+    compared = compare(metric, "binary", labels, candidate, champion, confidence=rule.confidence, seed=seed)
+    return judge("binary", rule=rule, compared=compared).verdict
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auc", "log_loss"])
+@pytest.mark.parametrize("gains", [(1.2, 1.2), (1.4, 0.8)])
+def test_two_models_whose_scores_are_swapped_by_chance_are_rarely_told_apart(metric, gains):
+    random, promoted, kept = np.random.default_rng(20), 0, 0
+    for seed in range(200):
+        labels, *both = two_binary_models(random, 300, gains=gains)
+        is_swapped = random.random(300)[:, None] < 0.5
+        first, second = np.where(is_swapped, *both), np.where(is_swapped, *reversed(both))
+        promoted += verdict_of(metric, labels, first, second, seed=seed) == "promote"
+        kept += verdict_of(metric, labels, first, second, must="not_be_worse", seed=seed) == "keep" if metric != "log_loss" else 0
+    # Each happens 5 times in 200 at 95 % two-sided; a binomial distribution gives 13 or more 2 times in 1,000.
+    assert promoted <= 12
+    assert kept <= 12
+
+
+@pytest.mark.parametrize(("metric", "trials"), [("accuracy", 300), ("auc", 300), ("log_loss", 80)])
+def test_an_improvement_is_promoted_as_often_as_the_comparison_predicts(metric, trials):
+    random, gains = np.random.default_rng(21), (1.3, 1.1)
+    compared = compare(metric, "binary", *two_binary_models(random, 60_000, gains=gains), confidence=0.95, seed=0)
+    labels, candidate, champion = two_binary_models(random, 1_000_000, gains=gains)
+    truth = METRICS[metric].weigh(Answers("binary", labels, candidate))
+    other = METRICS[metric].weigh(Answers("binary", labels, champion))
+    ones = np.ones(len(labels), np.uint8)
+    num_rows = rows_needed(truth(ones) - other(ones), compared.detectable, 60_000)
+    found = sum(verdict_of(metric, *two_binary_models(random, num_rows, gains=gains), seed=seed) == "promote" for seed in range(trials))
+    # The exact test of few rows on which only one model is right costs some power.
+    assert binom.ppf(0.0005, trials, 0.76) <= found <= binom.ppf(0.9995, trials, 0.8)
