@@ -186,10 +186,10 @@ def _difference(expected: dict[str, np.ndarray], path: Path, kind: TargetKind) -
         told = {name: stored[name] for name in stored.files}
     if told.keys() != expected.keys():
         return float("inf")
-    if "label" in expected and np.any(
-        (expected["label"].astype(told["label"].dtype) != told["label"]) & ~_is_tie(expected["probabilities"], kind)
-    ):
-        return float("inf")
+    if "label" in expected:
+        labels = expected["label"].astype("S") if expected["label"].dtype == object else expected["label"]
+        if np.any((labels != told["label"]) & ~_is_tie(expected["probabilities"], kind)):
+            return float("inf")
     floats = [name for name in expected if expected[name].dtype.kind == "f"]
     return max(proof.measure_difference(told[name], expected[name]) for name in floats)
 

@@ -9,15 +9,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from refit.answers import HALF
 from refit.records import BatchesRecord, FeaturePlan
 from refit.schema import MISSING_INTEGER, is_encoded, raw_input, signature_name
 
 EXAMPLES = "examples"
-THRESHOLD = 0.5  # a probability from which on a label is told
+THRESHOLD = HALF  # a probability above which a label is told
 DESCRIPTION = Path("assets.extra") / "refit.json"  # a folder that servers leave alone
 _OUTPUTS = {
     "probabilities": "of each class or label, in the order of classes",
-    "label": "the most probable class; of several labels those from the threshold on, joined as in the data",
+    "label": "the most probable class; of several labels those above the threshold, joined as in the data",
     "score": "probability of the second class",
     "prediction": "the value, in the target's unit",
 }
@@ -43,11 +44,11 @@ def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Ten
     if plan.target.kind == "classes":
         return {"probabilities": predicted, "label": tf.gather(classes, tf.argmax(predicted, axis=1))}
     if plan.target.kind == "multilabel":
-        return {"probabilities": predicted, "label": _join_labels(classes, predicted >= THRESHOLD, plan.target.separator or "")}
+        return {"probabilities": predicted, "label": _join_labels(classes, predicted > THRESHOLD, plan.target.separator or "")}
     score = predicted[:, 0]
     return {
         "probabilities": tf.stack([1 - score, score], axis=1),
-        "label": tf.gather(classes, tf.cast(score >= THRESHOLD, tf.int32)),
+        "label": tf.gather(classes, tf.cast(score > THRESHOLD, tf.int32)),
         "score": score,
     }
 

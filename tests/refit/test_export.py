@@ -140,7 +140,7 @@ def test_a_binary_model_gives_a_score_which_is_the_second_class_probability(answ
     found = answers["binary"]
     np.testing.assert_allclose(np.array(found["probabilities"])[:, 1], found["score"], rtol=1e-6)
     np.testing.assert_allclose(np.sum(found["probabilities"], axis=1), 1, rtol=1e-6)
-    assert found["label"] == [15 if score >= 0.5 else 10 for score in found["score"]]
+    assert found["label"] == [15 if score > 0.5 else 10 for score in found["score"]]
 
 
 def test_a_regression_gives_a_prediction(answers):

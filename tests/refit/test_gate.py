@@ -516,10 +516,8 @@ def two_binary_models(random, num_rows, *, gains=(1.2, 1.2)):
     return labels, *(np.stack([1 - score, score], axis=1) for score in scores)
 
 
-def verdict_of(metric, labels, candidate, champion, *, must="be_better", seed=0):
-    rule = ChampionRule(metric=metric, must=must)
-    compared = compare(metric, "binary", labels, candidate, champion, confidence=rule.confidence, seed=seed)
-    return judge("binary", rule=rule, compared=compared).verdict
+def verdict_of(compared, must="be_better"):
+    return judge("binary", rule=ChampionRule(metric=compared.metric, must=must), compared=compared).verdict
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "auc", "log_loss"])
@@ -530,8 +528,9 @@ def test_two_models_whose_scores_are_swapped_by_chance_are_rarely_told_apart(met
         labels, *both = two_binary_models(random, 300, gains=gains)
         is_swapped = random.random(300)[:, None] < 0.5
         first, second = np.where(is_swapped, *both), np.where(is_swapped, *reversed(both))
-        promoted += verdict_of(metric, labels, first, second, seed=seed) == "promote"
-        kept += verdict_of(metric, labels, first, second, must="not_be_worse", seed=seed) == "keep" if metric != "log_loss" else 0
+        compared = compare(metric, "binary", labels, first, second, confidence=0.95, seed=seed)
+        promoted += verdict_of(compared) == "promote"
+        kept += verdict_of(compared, "not_be_worse") == "keep"
     # Each happens 5 times in 200 at 95 % two-sided; a binomial distribution gives 13 or more 2 times in 1,000.
     assert promoted <= 12
     assert kept <= 12
@@ -546,6 +545,9 @@ def test_an_improvement_is_promoted_as_often_as_the_comparison_predicts(metric, 
     other = METRICS[metric].weigh(Answers("binary", labels, champion))
     ones = np.ones(len(labels), np.uint8)
     num_rows = rows_needed(truth(ones) - other(ones), compared.detectable, 60_000)
-    found = sum(verdict_of(metric, *two_binary_models(random, num_rows, gains=gains), seed=seed) == "promote" for seed in range(trials))
+    found = 0
+    for seed in range(trials):
+        compared = compare(metric, "binary", *two_binary_models(random, num_rows, gains=gains), confidence=0.95, seed=seed)
+        found += verdict_of(compared) == "promote"
     # The exact test of few rows on which only one model is right costs some power.
     assert binom.ppf(0.0005, trials, 0.76) <= found <= binom.ppf(0.9995, trials, 0.8)
