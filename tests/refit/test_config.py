@@ -107,7 +107,10 @@ WHOLE = {
     "gate": {
         "require": {"accuracy": {"at_least": 0.8}, "loss": {"at_most": 1.0}},
         "champion": {"metric": "auc", "must": "be_better", "margin": 0.002, "confidence": 0.9},
+        "latency_p50_ms": 20,
         "latency_p99_ms": 50,
+        "max_model_mb": 100,
+        "max_parameters": 1_000_000,
     },
     "export": {"keep_versions": 3},
     "seed": 7,
