@@ -365,7 +365,24 @@ Feature = Annotated[
 TargetKind = Literal["binary", "classes", "multilabel", "regression"]
 
 
-_TARGET_ONLY = {"positive": "binary", "separator": "multilabel", "scale": "regression", "log": "regression"}
+_TARGET_ONLY = {"positive": "binary", "threshold": "binary", "separator": "multilabel", "scale": "regression", "log": "regression"}
+
+
+ThresholdName = Literal["half", "accuracy", "balanced_accuracy", "f1"]
+LimitName = Literal["recall_at_least", "precision_at_least"]
+
+
+class ThresholdLimit(Section):
+    """The threshold that keeps one of recall and precision at a limit, and the other as high as can be."""
+
+    recall_at_least: float | None = Field(None, gt=0, le=1, description="Share of the positive rows that are found.")
+    precision_at_least: float | None = Field(None, gt=0, le=1, description="Share of the rows told positive that are.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.recall_at_least is None) == (self.precision_at_least is None):
+            raise ValueError("a threshold keeps either recall_at_least or precision_at_least: give one of them")
+        return self
 
 
 class TargetConfig(Section):
@@ -378,11 +395,19 @@ class TargetConfig(Section):
     positive: str | int | None = Field(
         None, description="The value that score is the probability of (binary); by default the second in order."
     )
+    threshold: ThresholdName | ThresholdLimit = Field(
+        "half", description="Above which score the label is positive (binary): 0.5, or what is best by this metric on the validation rows."
+    )
     separator: str = Field("|", min_length=1, description="What stands between a row's labels (multilabel); a row without any is empty.")
     scale: Literal["standard", "none"] = Field(
         "standard", description="The loss sees the value by its mean and deviation in the train split, or as it is (regression)."
     )
     log: bool = Field(False, description="The loss sees sign(y) log(1 + |y|), scaled then: for amounts with a long tail (regression).")
+
+    @property
+    def rule(self) -> ThresholdName | dict[LimitName, float]:
+        """The threshold's rule by its name, or by the limit alone."""
+        return self.threshold if isinstance(self.threshold, str) else self.threshold.model_dump(exclude_none=True)  # type: ignore[return-value]
 
     @model_validator(mode="after")
     def _belongs_to_its_kind(self) -> Self:
@@ -1063,10 +1088,16 @@ def _column_faults(job: Job) -> Iterable[str]:
         yield f"with k_fold the last fit has no validation rows: fit.decay cannot monitor {job.fit.decay.monitor}; choose loss"
     if job.target.column in (job.split.group, job.split.column):
         yield f'the target "{job.target.column}" cannot say on which side a row is'
+    yield from _threshold_faults(job)
     yield from _cross_faults(job)
     named = [*job.data.columns, *job.data.derive, *(job.features or {}), job.target.column]
     for column in dict.fromkeys(c for c in named if c.startswith(RESERVED_PREFIX)):
         yield f'"{column}": names that begin with "_" are kept for refit\'s own columns'
+
+
+def _threshold_faults(job: Job) -> Iterable[str]:
+    if job.target.threshold != "half" and (job.split.k_fold or job.split.resplit_each_epoch):
+        yield "target.threshold is found on validation rows that the model was not fitted to: leave k_fold and resplit_each_epoch out"
 
 
 def _cross_faults(job: Job) -> Iterable[str]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from refit.answers import HALF
 from refit.export import raw_columns
 from refit.layout import Layout, RunLayout
 from refit.metrics import METRICS, compute_metrics
@@ -118,7 +119,7 @@ def evaluate(
             continue
         labels = encode_labels(rows.table[plan.target.name], plan.target)
         predictions = score_rows(candidate, raw_columns(rows.table, plan.features), plan.target)
-        metrics[side] = compute_metrics(plan.target.kind, labels, predictions)
+        metrics[side] = compute_metrics(plan.target.kind, labels, predictions, threshold=exported.threshold)
     ask = partial(_evaluate_version, model_name, plan, test, labels, layout, run)
     serving = champion_record(layout, model_name)
     champion, champion_predictions = ask(serving) if serving else (None, None)
@@ -146,13 +147,16 @@ def _evaluate_version(
     model_name: str, plan: BatchesRecord, test: Rows, labels: np.ndarray, layout: Layout, run: RunLayout, version: VersionRecord
 ) -> tuple[ChampionRecord, np.ndarray | None]:
     shared = count_shared(run, layout.run(model_name, version.run)) if version.run else None
-    base = ChampionRecord(version=version.version, run=version.run, metrics={}, num_shared_rows=shared or 0)
+    own = read_stage(layout.run(model_name, version.run), "export", ExportRecord) if version.run else None
+    threshold = own.threshold if own else HALF
+    base = ChampionRecord(version=version.version, run=version.run, metrics={}, num_shared_rows=shared or 0, threshold=threshold)
     try:
         columns = _own_columns(model_name, version.run, plan, test, layout)
         predictions = score_rows(layout.model(model_name).version(version.version), columns, plan.target)
     except IncompatibleError as error:
         return base.model_copy(update={"incompatible": str(error)}), None
-    return base.model_copy(update={"metrics": compute_metrics(plan.target.kind, labels, predictions)}), predictions
+    metrics = compute_metrics(plan.target.kind, labels, predictions, threshold=threshold)
+    return base.model_copy(update={"metrics": metrics}), predictions
 
 
 def _own_columns(model_name: str, run: str | None, plan: BatchesRecord, test: Rows, layout: Layout) -> dict[str, np.ndarray]:

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,18 +19,23 @@ import pyarrow as pa
 import tensorflow as tf
 
 from refit import proof
-from refit.config import TargetKind
+from refit.answers import HALF
+from refit.config import TargetKind, ThresholdName
 from refit.contract import make_features
 from refit.errors import ProofError
 from refit.layout import Layout, RunLayout
 from refit.records import BatchesRecord, ExportRecord, FeaturePlan, sync_path
 from refit.registry import digest_folder
 from refit.schema import signature_name, to_numpy
-from refit.signatures import EXAMPLES, THRESHOLD, example_specs, input_specs, outputs_of, parse_examples, tell_shape, write_description
+from refit.signatures import EXAMPLES, example_specs, input_specs, outputs_of, parse_examples, tell_shape, write_description
 from refit.splits import Rows
+from refit.targets import encode_labels
+from refit.thresholds import LimitRule, choose_threshold
 
 PROOF_ROWS, ODD_ROWS = 256, 16
 LATENCY_CALLS = 200
+_THRESHOLD_ROWS = 1024
+Tensors = dict[str, tf.Tensor]
 # Largest difference between a prediction in the training process and from the SavedModel, of values above 1 as a share of them; both
 # compute in float32.
 TOLERANCE = 1e-5
@@ -40,7 +46,9 @@ def raw_columns(table: pa.Table, features: tuple[FeaturePlan, ...]) -> dict[str,
     return {plan.name: to_numpy(table[plan.name], plan) for plan in features}
 
 
-def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: Layout, run: RunLayout) -> ExportRecord:
+def export_model(
+    model: keras.Model, plan: BatchesRecord, rows: Rows, layout: Layout, run: RunLayout, *, threshold: float = HALF
+) -> ExportRecord:
     """Write the SavedModel of a fitted model into the run's folder and prove it.
 
     Args:
@@ -49,16 +57,18 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         rows: raw rows to prove it on; the first ``PROOF_ROWS`` are used, and others with missing and unseen values.
         layout: for the record's relative path.
         run: the run's paths.
+        threshold: above which a label is told (binary, multilabel).
 
     Raises:
         ProofError: it cannot be loaded without this repository, or predicts something else.
     """
     with _judge() as judge, tempfile.TemporaryDirectory(dir=run.model_dir, prefix=".export.") as folder:
         aside = Path(folder) / "saved_model"
-        _write_saved_model(model, plan, aside)
+        tell = partial(outputs_of, model, plan, threshold=threshold)
+        _write_saved_model(model, plan, tell, aside)
         inputs = _add_odd_rows(raw_columns(rows.table.slice(0, PROOF_ROWS), plan.features), plan)
-        expected = {name: values.numpy() for name, values in outputs_of(model, plan, _tensors(inputs)).items()}
-        reply = _prove(judge, aside, inputs, expected, Path(folder), plan.target.kind)
+        expected = {name: values.numpy() for name, values in tell(_tensors(inputs)).items()}
+        reply = _prove(judge, aside, inputs, expected, Path(folder), _tie_at(plan.target.kind, threshold))
         shutil.rmtree(run.saved_model, ignore_errors=True)
         aside.rename(run.saved_model)
     sync_path(run.model_dir)
@@ -71,18 +81,19 @@ def export_model(model: keras.Model, plan: BatchesRecord, rows: Rows, layout: La
         proof_rows=len(rows.table.slice(0, PROOF_ROWS)),
         proof_odd_rows=ODD_ROWS,
         max_difference=reply["difference"],
+        threshold=threshold,
         latency_p50_ms=round(reply["latency_p50_ms"], 3),
         latency_p99_ms=round(reply["latency_p99_ms"], 3),
     )
 
 
-def _write_saved_model(model: keras.Model, plan: BatchesRecord, path: Path) -> None:
+def _write_saved_model(model: keras.Model, plan: BatchesRecord, tell: Callable[[Tensors], Tensors], path: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serving_default", lambda columns: outputs_of(model, plan, columns), input_signature=[input_specs(plan)])
+    archive.add_endpoint("serving_default", tell, input_signature=[input_specs(plan)])
     if example_specs(plan) is not None:
         spec = tf.TensorSpec([None], tf.string, name=EXAMPLES)
-        archive.add_endpoint(EXAMPLES, lambda texts: outputs_of(model, plan, parse_examples(texts, plan)), input_signature=[spec])
+        archive.add_endpoint(EXAMPLES, lambda texts: tell(parse_examples(texts, plan)), input_signature=[spec])
     archive.write_out(str(path), verbose=False)
     write_description(plan, path)
 
@@ -133,7 +144,7 @@ def _judge() -> Iterator["_Judge"]:
 
 
 def _prove(
-    judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path, kind: TargetKind
+    judge: "_Judge", saved_model: Path, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path, ties: float | None
 ) -> dict[str, Any]:
     given, told = folder / "inputs.npz", folder / "outputs.npz"
     encoded = {f"of {signature_name(name)}": np.array([*map(_as_bytes, v)]) if v.dtype == object else v for name, v in inputs.items()}
@@ -152,7 +163,7 @@ def _prove(
             where=str(saved_model.name),
             remedy="Let the model use Keras and TensorFlow operations only, no Python functions.",
         )
-    difference = max(_difference(expected, told, kind), reply["batch_differences"])
+    difference = max(_difference(expected, told, ties), reply["batch_differences"])
     if not difference <= TOLERANCE:
         raise ProofError(
             "the exported model predicts something else than the model that was trained.",
@@ -180,7 +191,7 @@ def _ask(judge: "_Judge", request: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(line)) if line else {"error": f"the process ended with status {process.wait()}: {judge.last_words()}"}
 
 
-def _difference(expected: dict[str, np.ndarray], path: Path, kind: TargetKind) -> float:
+def _difference(expected: dict[str, np.ndarray], path: Path, ties: float | None) -> float:
     """As of ``proof.measure_difference``; infinite where another label is told though the probabilities do not tie."""
     with np.load(path, allow_pickle=False) as stored:
         told = {name: stored[name] for name in stored.files}
@@ -188,15 +199,29 @@ def _difference(expected: dict[str, np.ndarray], path: Path, kind: TargetKind) -
         return float("inf")
     if "label" in expected:
         labels = expected["label"].astype("S") if expected["label"].dtype == object else expected["label"]
-        if np.any((labels != told["label"]) & ~_is_tie(expected["probabilities"], kind)):
+        if np.any((labels != told["label"]) & ~_is_tie(expected["probabilities"], ties)):
             return float("inf")
     floats = [name for name in expected if expected[name].dtype.kind == "f"]
     return max(proof.measure_difference(told[name], expected[name]) for name in floats)
 
 
-def _is_tie(probabilities: np.ndarray, kind: TargetKind) -> np.ndarray:
-    """Rows ``[rows]`` whose two highest probabilities, or one of several labels' and the threshold, are closer than can be told."""
-    if kind == "multilabel":
-        return np.asarray((np.abs(probabilities - THRESHOLD) <= TOLERANCE).any(axis=1))
+def _tie_at(kind: TargetKind, threshold: float) -> float | None:
+    """The probability by which labels are told; None: the highest one tells."""
+    return None if kind == "classes" else threshold
+
+
+def _is_tie(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Rows ``[rows]`` with a probability that is closer to the threshold, or with two highest that are closer, than can be told."""
+    if threshold is not None:
+        return np.asarray((np.abs(probabilities - threshold) <= TOLERANCE).any(axis=1))
     highest = np.sort(probabilities, axis=1)
     return np.asarray(highest[:, -1] - highest[:, -2] <= 2 * TOLERANCE)
+
+
+def find_threshold(model: keras.Model, plan: BatchesRecord, rule: ThresholdName | LimitRule, rows: Rows) -> float:
+    """The threshold of a binary target that is best on rows which the model was not fitted to; ``choose_threshold`` says how."""
+    columns, labels = raw_columns(rows.table, plan.features), encode_labels(rows.table[plan.target.name], plan.target)
+    tell = tf.function(partial(outputs_of, model, plan), reduce_retracing=True)
+    firsts = range(0, len(labels), _THRESHOLD_ROWS)
+    parts = [tell(_tensors({name: v[first : first + _THRESHOLD_ROWS] for name, v in columns.items()}))["score"] for first in firsts]
+    return choose_threshold(labels, np.concatenate(parts) if parts else np.zeros(0), rule)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from refit import gate, registry
+from refit.answers import HALF
 from refit.config import Job, TargetKind
 from refit.evaluation import Scores, read_scores
 from refit.layout import Layout, RunLayout
@@ -32,8 +33,8 @@ def judge(job: Job, plan: BatchesRecord, exported: ExportRecord, scores: Evaluat
         plan.target.kind,
         scores,
         exported,
-        _compare(job, plan, told, told.champion),
-        best=_compare(job, plan, told, told.best),
+        _compare(job, plan, told, told.champion, (exported.threshold, scores.champion.threshold if scores.champion else HALF)),
+        best=_compare(job, plan, told, told.best, (exported.threshold, scores.best.threshold if scores.best else HALF)),
         num_parameters=built.num_parameters if built else None,
         is_held=registry.is_held(layout, job.name),
     )
@@ -52,11 +53,12 @@ def compared_metric(job: Job, kind: TargetKind) -> str:
     return job.gate.champion.metric or default_metric(kind)
 
 
-def _compare(job: Job, plan: BatchesRecord, told: Scores, rival: np.ndarray | None) -> Comparison | None:
+def _compare(job: Job, plan: BatchesRecord, told: Scores, rival: np.ndarray | None, thresholds: tuple[float, float]) -> Comparison | None:
     if rival is None:
         return None
     kind, confidence = plan.target.kind, job.gate.champion.confidence
-    return gate.compare(compared_metric(job, kind), kind, told.labels, told.candidate, rival, confidence=confidence, seed=job.seed)
+    metric = compared_metric(job, kind)
+    return gate.compare(metric, kind, told.labels, told.candidate, rival, confidence=confidence, seed=job.seed, thresholds=thresholds)
 
 
 def publish_verdict(run: Run, exported: ExportRecord, scores: EvaluationRecord, verdict: GateRecord) -> PublishRecord:

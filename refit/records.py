@@ -507,6 +507,7 @@ class ExportRecord(Record):
     inputs: dict[str, str]
     outputs: dict[str, str]
     proof_rows: int
+    threshold: float = Field(0.5, description="Above which a label is told (binary, multilabel).")
     proof_odd_rows: int = Field(0, description="Rows that were made up, with missing and unseen values.")
     max_difference: float = Field(description="Between predictions of the trained model and of the SavedModel; a share of those above 1.")
     latency_p50_ms: float
@@ -525,6 +526,7 @@ class ChampionRecord(Record):
     metrics: Metrics
     incompatible: str | None = Field(None, description="Why it cannot be compared, in words.")
     num_shared_rows: int = Field(0, description="Test rows of this run that the champion was trained on.")
+    threshold: float = Field(0.5, description="As its export has it.")
 
 
 class EvaluationRecord(Record):

@@ -14,7 +14,6 @@ from refit.records import BatchesRecord, FeaturePlan
 from refit.schema import MISSING_INTEGER, is_encoded, raw_input, signature_name
 
 EXAMPLES = "examples"
-THRESHOLD = HALF  # a probability above which a label is told
 DESCRIPTION = Path("assets.extra") / "refit.json"  # a folder that servers leave alone
 _OUTPUTS = {
     "probabilities": "of each class or label, in the order of classes",
@@ -29,7 +28,7 @@ def input_specs(plan: BatchesRecord) -> dict[str, tf.TensorSpec]:
     return {f.name: tf.TensorSpec([None, *raw_input(f)[1]], raw_input(f)[0], name=signature_name(f.name)) for f in plan.features}
 
 
-def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Tensor], threshold: float = HALF) -> dict[str, tf.Tensor]:
     """Named outputs of the signature.
 
     Returns:
@@ -44,11 +43,11 @@ def outputs_of(model: keras.Model, plan: BatchesRecord, inputs: dict[str, tf.Ten
     if plan.target.kind == "classes":
         return {"probabilities": predicted, "label": tf.gather(classes, tf.argmax(predicted, axis=1))}
     if plan.target.kind == "multilabel":
-        return {"probabilities": predicted, "label": _join_labels(classes, predicted > THRESHOLD, plan.target.separator or "")}
+        return {"probabilities": predicted, "label": _join_labels(classes, predicted > threshold, plan.target.separator or "")}
     score = predicted[:, 0]
     return {
         "probabilities": tf.stack([1 - score, score], axis=1),
-        "label": tf.gather(classes, tf.cast(score > THRESHOLD, tf.int32)),
+        "label": tf.gather(classes, tf.cast(score > threshold, tf.int32)),
         "score": score,
     }
 

@@ -7,16 +7,15 @@ their own precision can tell, so that a graph that compares in float32 decides t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from refit.answers import HALF, Floats, Labels
+from refit.config import LimitName, ThresholdName
 from refit.errors import RequestError
 
-NamedRule = Literal["half", "f1", "balanced_accuracy", "accuracy"]
-LimitRule = Mapping[Literal["recall_at_least", "precision_at_least"], float]
+LimitRule = Mapping[LimitName, float]
 Scores = npt.NDArray[np.floating]
 
 
@@ -47,7 +46,7 @@ class _Cuts:
         return np.divide(self.found, above, out=np.zeros(len(above)), where=above > 0)
 
 
-def choose_threshold(labels: Labels, scores: Scores, rule: NamedRule | LimitRule = "half") -> float:
+def choose_threshold(labels: Labels, scores: Scores, rule: ThresholdName | LimitRule = "half") -> float:
     """The threshold that is best on rows that the model was not fitted to.
 
     Of thresholds that are equally good by the rule the one nearest to 0.5 is taken, of two as near the lower one.
@@ -78,7 +77,7 @@ def choose_threshold(labels: Labels, scores: Scores, rule: NamedRule | LimitRule
     return float(cuts.thresholds[best[int(np.argmin(distance))]])
 
 
-def _check_rule(rule: NamedRule | LimitRule) -> None:
+def _check_rule(rule: ThresholdName | LimitRule) -> None:
     if rule in ("half", "f1", "balanced_accuracy", "accuracy"):
         return
     if isinstance(rule, Mapping) and len(rule) == 1:
@@ -103,7 +102,7 @@ def _cut(positive: npt.NDArray[np.bool_], scores: Scores) -> _Cuts:
     return _Cuts(np.concatenate([lowest, between, highest]).astype(scores.dtype), found, wrong)
 
 
-def _worth(cuts: _Cuts, rule: NamedRule | LimitRule) -> Floats:
+def _worth(cuts: _Cuts, rule: ThresholdName | LimitRule) -> Floats:
     """How good each threshold is by the rule; the best has the highest."""
     if isinstance(rule, Mapping):
         return _worth_within(cuts, rule)

@@ -17,6 +17,11 @@ def export(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord) -> ExportRec
     def produce() -> ExportRecord:
         columns = [feature.name for feature in plan.features]
         rows = splits.read_rows(snapshot, run.layout, run.paths, "test", columns)
-        return exporting.export_model(fitting.load_fitted(run.job, plan, run.paths), plan, rows, run.layout, run.paths)
+        model, rule = fitting.load_fitted(run.job, plan, run.paths), run.job.target.rule
+        if rule == "half":
+            return exporting.export_model(model, plan, rows, run.layout, run.paths)
+        validation = splits.read_rows(snapshot, run.layout, run.paths, "validation", [*columns, plan.target.name])
+        threshold = exporting.find_threshold(model, plan, rule, validation)
+        return exporting.export_model(model, plan, rows, run.layout, run.paths, threshold=threshold)
 
     return run_stage(run.paths, "export", ExportRecord, produce)

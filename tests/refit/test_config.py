@@ -58,7 +58,15 @@ WHOLE = {
         "company": {"kind": "category", "max_tokens": 50},
         "photo": {"kind": "image", "scale": 0.5},
     },
-    "target": {"column": "big_tipper", "kind": "binary", "positive": "true", "separator": "|", "scale": "standard", "log": False},
+    "target": {
+        "column": "big_tipper",
+        "kind": "binary",
+        "positive": "true",
+        "threshold": "half",
+        "separator": "|",
+        "scale": "standard",
+        "log": False,
+    },
     "split": {
         "by": "group",
         "group": "company",

@@ -221,7 +221,7 @@ def test_another_label_is_told_apart_unless_probabilities_tie(tmp_path):
     for first, difference in [([0.9, 0.1], np.inf), ([0.5, 0.5], 0), ([0.500004, 0.499996], 0)]:
         probabilities = np.array([first, [0.2, 0.8]], np.float32)
         np.savez(tmp_path / "told.npz", probabilities=probabilities, label=other)
-        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", "classes") == difference
+        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", None) == difference
 
 
 def test_another_set_of_labels_is_told_apart_unless_one_of_them_is_at_the_threshold(tmp_path):
@@ -229,7 +229,7 @@ def test_another_set_of_labels_is_told_apart_unless_one_of_them_is_at_the_thresh
     for second, difference in [(0.9, np.inf), (0.500004, 0)]:
         probabilities = np.array([[0.9, second], [0.2, 0.8]], np.float32)
         np.savez(tmp_path / "told.npz", probabilities=probabilities, label=other)
-        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", "multilabel") == difference
+        assert export._difference({"probabilities": probabilities, "label": labels}, tmp_path / "told.npz", 0.5) == difference
 
 
 @pytest.mark.slow

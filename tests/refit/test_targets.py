@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from refit.config import TargetConfig
 from refit.contract import check_builder
-from refit.errors import DataError
-from refit.export import export_model, outputs_of
+from refit.errors import DataError, JobError
+from refit.evaluation import evaluate
+from refit.export import export_model, find_threshold, outputs_of
 from refit.features import build_target
 from refit.fitting import fit_model, load_fitted
 from refit.records import SIDES
@@ -177,3 +178,39 @@ def test_builders_keep_the_contract(said, build) -> None:
     labels = SETS * 6 if said is MANY else np.exp(X[:36])
     job = job_of("y", **said | {"model__build": f"models.{build}:build_model"})
     check_builder(job, plan_of(job, stored(x=X[:36], y=labels)))
+
+
+# ---- the threshold
+
+
+def test_a_threshold_of_the_validation_rows_decides_what_is_told_and_counted(tmp_path) -> None:
+    rare = np.where(X + DRAW.normal(size=len(X)) > 2, "yes", "no")
+    sides = np.arange(len(X)) % 4 % 3
+    job = job_of("y", target={"column": "y", "kind": "binary", "threshold": {"recall_at_least": 0.9}}, **FIT)
+    small = keep(tmp_path, job, stored(x=X, y=rare), sides)
+    run = small.layout.run("small", "run")
+    fit_model(job, small.plan, small.open("train"), None, run)
+    model = load_fitted(job, small.plan, run)
+    rows = {side: read_rows(small.snapshot, small.layout, run, side, ["x", "y"]) for side in ("validation", "test")}
+    threshold = find_threshold(model, small.plan, job.target.rule, rows["validation"])
+    exported = export_model(model, small.plan, rows["test"], small.layout, run, threshold=threshold)
+    found = evaluate("small", small.plan, exported, rows["validation"], rows["test"], small.layout, run)
+    assert found.metrics["validation"]["recall"] >= 0.9
+    assert exported.threshold == threshold < 0.3
+    predict = tf.saved_model.load(str(run.saved_model)).signatures["serving_default"]
+    told = predict(x=tf.constant(rows["test"].table["x"].to_numpy()))
+    is_told = told["label"].numpy() == b"yes"
+    np.testing.assert_array_equal(is_told, told["score"].numpy() > threshold)
+    assert found.metrics["test"]["recall"] == pytest.approx(np.mean(is_told[rows["test"].table["y"].to_numpy() == "yes"]))
+
+
+@pytest.mark.parametrize("split", [{"k_fold": {"folds": 3}}, {"resplit_each_epoch": True}])
+def test_a_threshold_needs_rows_that_were_not_fitted(split) -> None:
+    with pytest.raises(JobError, match="found on validation rows that the model was not fitted to"):
+        job_of("y", target={"column": "y", "kind": "binary", "threshold": "f1"}, split=split)
+
+
+@pytest.mark.parametrize("said", [{}, {"recall_at_least": 0.5, "precision_at_least": 0.5}])
+def test_a_threshold_keeps_one_limit(said) -> None:
+    with pytest.raises(JobError, match=r"either recall_at_least or precision_at_least"):
+        job_of("y", target={"column": "y", "kind": "binary", "threshold": said})
