@@ -899,6 +899,10 @@ class FitConfig(Section):
     initial_weights: str | None = Field(
         None, min_length=1, description="A .weights.h5 or .keras file whose weights the fit starts from; by default they are drawn by seed."
     )
+    warm_start: Literal["champion"] | None = Field(
+        None,
+        description="champion: the fit starts from the weights of the version that serves, as far as they mean the same.",
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     decay: Decay = Field(ConstantDecay(kind="constant"), description="How the learning rate changes.")
     early_stopping: EarlyStoppingConfig | None = Field(EarlyStoppingConfig(), description="When to stop early; null: never.")
@@ -955,6 +959,8 @@ def _fit_faults(fit: FitConfig) -> Iterable[str]:
         yield f"warmup_epochs {fit.decay.warmup_epochs:g} is above epochs {fit.epochs}: the rate would never be reached"
     if stopping and stopping.start_from_epoch >= fit.epochs:
         yield f"start_from_epoch {stopping.start_from_epoch} leaves none of {fit.epochs} epochs to be watched"
+    if fit.warm_start and fit.initial_weights:
+        yield "a fit starts from one set of weights: leave initial_weights out, or set warm_start: null"
     if fit.devices == "all":
         yield from _devices_faults(fit)
     if fit.precision == "mixed_float16" and optimizer.loss_scale_factor is not None:
@@ -994,7 +1000,15 @@ class BatchesConfig(Section):
     sample: Fraction | None = Field(None, description="Train on this share of the train split only, for quick trials.")
 
 
-# ---- gate and export
+# ---- evaluation, gate and export
+
+
+class EvaluationConfig(Section):
+    """What stands beside the candidate in the report."""
+
+    baseline: Literal["linear", "constant"] = Field(
+        "linear", description="linear: the most frequent or mean label, and a linear model over all features; constant: the former only."
+    )
 
 
 class Bound(Section):
@@ -1053,6 +1067,7 @@ class Job(Section):
     model: ModelConfig = Field(ModelConfig(), description="What is fitted.")
     fit: FitConfig = Field(FitConfig(), description="How it is fitted.")
     batches: BatchesConfig = Field(BatchesConfig(), description="How rows reach the model.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="What it is shown beside.")
     gate: GateConfig = Field(GateConfig(), description="What it must prove.")
     export: ExportConfig = Field(ExportConfig(), description="What is kept.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, dropout and the order of rows.")

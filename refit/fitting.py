@@ -31,13 +31,13 @@ from refit.features import Target, build_inputs, build_target
 from refit.fit_state import Checkpointer, FitState
 from refit.full_disk import full_disk, is_disk_full
 from refit.guests import build_callbacks, name_callbacks, telling_guests
-from refit.initial_weights import load_initial_weights
+from refit.initial_weights import assign_start, load_initial_weights
 from refit.layout import RunLayout
 from refit.objectives import build_loss, build_metrics
 from refit.optimizers import build_optimizer, build_schedule
 from refit.pace import Pace
 from refit.progress import OnProgress, ignore_progress
-from refit.records import BatchesRecord, BuildRecord, FitRecord, sync_path
+from refit.records import BatchesRecord, BuildRecord, FitRecord, WarmStart, sync_path
 from refit.resuming import Executions, ResumingCallbacks
 from refit.signals import noting_stop
 from refit.slicing import count_steps
@@ -176,10 +176,11 @@ def weights_sha256(model: keras.Model) -> str:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Given:
     plan: BatchesRecord
     train: RowsSource
     validation: RowsSource | None
+    start: WarmStart | None
 
 
 def fit_model(
@@ -190,6 +191,7 @@ def fit_model(
     run: RunLayout,
     *,
     num_epochs: int | None = None,
+    start: WarmStart | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> FitRecord:
     """Fit the model, or go on with a fit of this run that was interrupted.
@@ -204,6 +206,7 @@ def fit_model(
         validation: rows of the validation split; None: they are drawn from a pool, or there are none and nothing stops early.
         run: the run's paths.
         num_epochs: fit for so many epochs and not for the job's, whose schedule of the learning rate stays as it is.
+        start: what the run's folder holds of the champion's weights (``refit.warm_start``).
         on_progress: told while the fit runs; must return at once.
 
     Raises:
@@ -213,10 +216,10 @@ def fit_model(
     """
     num_epochs = num_epochs or job.fit.epochs
     devices = choose_devices(job, train.num_rows)
-    belongs_to = _identify(job, plan, num_epochs, devices)
+    belongs_to = _identify(job, plan, num_epochs, devices, start)
     found = read_newest(run.checkpoints_dir, belongs_to=belongs_to)
     restarts = found.record.restarts if found else ()
-    rows = _Rows(plan, train, validation)
+    rows = _Given(plan, train, validation, start)
     while True:
         try:
             return _fit_from(found, restarts, lower_rate(job, restarts), rows, run, num_epochs, belongs_to, devices, on_progress)
@@ -228,7 +231,7 @@ def _fit_from(
     found: Checkpoint | None,
     restarts: Restarts,
     job: Job,
-    rows: _Rows,
+    rows: _Given,
     run: RunLayout,
     num_epochs: int,
     belongs_to: str,
@@ -238,6 +241,8 @@ def _fit_from(
     model = assemble_model(job, rows.plan, devices)
     if job.fit.initial_weights and found is None:
         load_initial_weights(model, Path(job.fit.initial_weights))
+    if rows.start and rows.start.num_taken and found is None:
+        assign_start(model, run.start_weights)
     with devices.scope():
         model.optimizer.build(model.trainable_variables)
     with releasing(model):
@@ -278,6 +283,7 @@ def _fit_from(
         precision=model.dtype_policy.name,
         stopped_by=_stopped_by(state.monitors),
         steps_per_execution=state.pace.size,
+        warm_start=rows.start,
     )
 
 
@@ -290,7 +296,7 @@ def _copy_to_one(model: keras.Model, job: Job, plan: BatchesRecord) -> keras.Mod
     return copy
 
 
-def _identify(job: Job, plan: BatchesRecord, num_epochs: int, devices: Devices) -> str:
+def _identify(job: Job, plan: BatchesRecord, num_epochs: int, devices: Devices, start: WarmStart | None) -> str:
     """Digest of what a fit is a function of, code included."""
     builder = choose_builder(job, has_images=any(f.kind == "image" for f in plan.features))
     own = (*(callback.use for callback in job.fit.callbacks), *(said.use for said in job.fit.objectives.values()))
@@ -298,6 +304,8 @@ def _identify(job: Job, plan: BatchesRecord, num_epochs: int, devices: Devices) 
     said = {"job": job.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "epochs": num_epochs}
     if devices.strategy:  # what is summed over devices depends on their number
         said["devices"] = len(devices.names)
+    if start:
+        said["start"] = start.model_dump(mode="json")
     return digest({**said, "code": code, "keras": keras.version()})
 
 
@@ -333,7 +341,7 @@ def _monitors(config: FitConfig, *, is_validated: bool) -> dict[str, keras.callb
 def _call_fit(
     state: FitState,
     job: Job,
-    rows: _Rows,
+    rows: _Given,
     run: RunLayout,
     num_epochs: int,
     devices: Devices,
@@ -436,7 +444,7 @@ def _next_batch(start: Position, steps: int) -> Position:
     return start if start.step < steps else Position(start.epoch + 1, 0)
 
 
-def _validation_batches(job: Job, rows: _Rows, epoch: tf.Variable) -> tf.data.Dataset | None:
+def _validation_batches(job: Job, rows: _Given, epoch: tf.Variable) -> tf.data.Dataset | None:
     batch_size = max(job.fit.batch_size, 256)
     if rows.validation is not None:
         return read_in_order(rows.validation, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Weights that a fit starts from: those of an earlier fit of the same model."""
+"""Weights that a fit starts from: those of a file, or those that a warm start has put aside."""
 
 import re
 import warnings
@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from refit.errors import FitError
 
@@ -33,6 +34,23 @@ def load_initial_weights(model: keras.Model, path: Path) -> None:
     missing = next((str(warning.message) for warning in told if _MISSING in str(warning.message)), None)
     if missing:
         raise _refused(path, _why(missing))
+
+
+def assign_start(model: keras.Model, path: Path) -> None:
+    """Give the variables of a model the values that a file holds by path (``refit.warm_start``).
+
+    Raises:
+        FitError: the file is missing or damaged, or has a variable that the model lacks.
+    """
+    variables = {variable.path: variable for variable in model.weights}
+    try:
+        with np.load(path, allow_pickle=False) as values:
+            for name in values.files:
+                variables[name].assign(values[name])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise FitError(
+            f"the weights that the fit starts from cannot be read: {error}.", where=str(path), remedy="Begin anew: refit run --fresh."
+        ) from error
 
 
 def _why(text: str) -> str:

@@ -259,6 +259,11 @@ class RunLayout:
         return self.root / "checkpoints"
 
     @property
+    def start_weights(self) -> Path:
+        """The weights that a warm start took over, until the fit is complete."""
+        return self.root / "start.npz"
+
+    @property
     def model_dir(self) -> Path:
         """What the fit and the export leave."""
         return self.root / "model"

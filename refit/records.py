@@ -441,6 +441,47 @@ class Restart(Record):
     factor: float
 
 
+class WarmStart(Record):
+    """The weights that a fit took over from the version that serves. Variables are named by path.
+
+    Attributes:
+        version: that served when the fit began.
+        run: that trained it.
+        why_not: why the fit starts afresh, in words; then nothing was taken.
+        weights_sha256: of that run's file of weights.
+        num_taken: variables that were taken over, those of which only some rows were among them.
+        num_taken_parameters: numbers that were taken over.
+        num_parameters: numbers in all variables.
+        fresh: variables of which nothing was taken.
+        tokens: of embeddings whose vocabulary has changed: how many tokens the version knew, and how many there are.
+        shifted: features whose statistics have changed since, so that their numbers mean slightly else.
+        num_seen_validation: validation rows that the version, or one that it started from, was trained on.
+    """
+
+    version: int | None = None
+    run: str | None = None
+    why_not: str | None = None
+    weights_sha256: str | None = None
+    num_taken: int = 0
+    num_taken_parameters: int = 0
+    num_parameters: int = 0
+    fresh: tuple[str, ...] = ()
+    tokens: dict[str, tuple[int, int]] = {}
+    shifted: tuple[str, ...] = ()
+    num_seen_validation: int = 0
+
+    @property
+    def num_variables(self) -> int:
+        """Variables of the model."""
+        return self.num_taken + len(self.fresh)
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        if self.why_not:
+            return f"afresh: {self.why_not}"
+        return f"version {self.version}, {self.num_taken} of {self.num_variables} weights taken over"
+
+
 class FitRecord(Record):
     """A finished fit. ``history`` maps each logged value to one number an epoch."""
 
@@ -458,6 +499,7 @@ class FitRecord(Record):
     precision: str = "float32"
     stopped_by: Literal["early_stopping", "max_minutes"] | None = None
     steps_per_execution: int = 1
+    warm_start: WarmStart | None = None
 
     def brief(self) -> str:
         """A few words for a line of the log."""
@@ -529,13 +571,27 @@ class ChampionRecord(Record):
     threshold: float = Field(0.5, description="As its export has it.")
 
 
+class BaselinesRecord(Record):
+    """What models that learn next to nothing score on the test rows: ``metrics`` by name, and why one could not be made."""
+
+    metrics: dict[str, Metrics] = {}
+    why_not: dict[str, str] = {}
+    num_train_rows: dict[str, int] = Field({}, description="Rows that each learned from.")
+
+    def brief(self) -> str:
+        """A few words for a line of the log."""
+        return ", ".join([*self.metrics, *(f"no {name}: {why}" for name, why in self.why_not.items())]) or "none"
+
+
 class EvaluationRecord(Record):
-    """Metrics of the exported candidate, and of the champion and the best earlier version on the same test rows."""
+    """Metrics of the exported candidate, and of the champion, the best earlier version and the baselines on the same test rows."""
 
     metrics: dict[Literal["validation", "test"], Metrics]
     champion: ChampionRecord | None = None
     best: ChampionRecord | None = Field(None, description="The best of the earlier versions, where the job's rule asks for it.")
     num_rows: int
+    baselines: dict[str, Metrics] = {}
+    no_baselines: dict[str, str] = Field({}, description="Why a baseline could not be made, by its name.")
 
     def brief(self) -> str:
         """A few words for a line of the log."""
@@ -625,6 +681,7 @@ class RunRecord(Record):
     rows: Rows | None = None
     metrics: dict[Literal["validation", "test"], Metrics] = {}
     champion: ChampionRecord | None = None
+    baselines: dict[str, Metrics] = {}
     weights_sha256: str | None = None
     model_version: int | None = None
     seconds: dict[str, float] = {}

@@ -242,7 +242,7 @@ _TOLD: dict[str, tuple[type[Any], Callable[[Any], dict[str, Any]]]] = {
     "split": (SplitRecord, lambda split: {"rows": Rows(**split.num_rows)}),
     "fit": (FitRecord, lambda fit: {"weights_sha256": fit.weights_sha256, "resumed_at": fit.resumed_at}),
     "export": (ExportRecord, lambda export: {"saved_model": export.path}),
-    "evaluate": (EvaluationRecord, lambda scores: {"metrics": scores.metrics, "champion": scores.champion}),
+    "evaluate": (EvaluationRecord, lambda scores: {"metrics": scores.metrics, "champion": scores.champion, "baselines": scores.baselines}),
     "gate": (
         GateRecord,
         lambda gate: {"verdict": gate.verdict, "reasons": tuple(reason.text for reason in gate.reasons), "comparison": gate.comparison},

@@ -8,7 +8,10 @@ from typing import Generic, TypeVar
 from refit.layout import RunLayout
 from refit.records import Record
 
-STAGES = ("ingest", "validate", "split", "convert", "build", "folds", "fit", "export", "evaluate", "gate", "publish", "report")
+STAGES = (
+    *("ingest", "validate", "split", "convert", "build", "folds", "start", "fit"),
+    *("export", "baselines", "evaluate", "gate", "publish", "report"),
+)
 _log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 

@@ -12,7 +12,7 @@ from prefect.exceptions import PrefectException
 
 from refit.checkpoints import remove_checkpoints
 from refit.progress import FitProgress, OnProgress, describe, terminal_bar
-from refit.records import BatchesRecord, FitRecord, FoldsRecord, SnapshotRecord
+from refit.records import BatchesRecord, FitRecord, FoldsRecord, SnapshotRecord, WarmStart
 from refit.runs import Run
 from refit.stages import run_stage
 from tasks.policy import STAGE
@@ -25,7 +25,11 @@ def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord, folds: FoldsRec
     """Fit and checkpoint; progress goes to the terminal and to a Prefect artifact."""
     from rich import get_console
 
-    from refit import batches, fitting, splits
+    from refit import batches, fitting, splits, warm_start
+
+    start = None
+    if run.job.fit.warm_start:  # settled once: the champion may move before the fit is complete
+        start = run_stage(run.paths, "start", WarmStart, lambda: warm_start.take_over(run.job, plan, run.layout, run.paths))
 
     def produce() -> FitRecord:
         sides = splits.pool_sides(run.paths) if folds.folds else splits.read_sides(run.paths)
@@ -35,10 +39,13 @@ def fit(run: Run, snapshot: SnapshotRecord, plan: BatchesRecord, folds: FoldsRec
         validation = batches.open_side(snapshot, plan, run.layout, sides, "validation") if is_held_out else None
         with terminal_bar(get_console()) as show:
             tell = tell_both(show, run)
-            return fitting.fit_model(run.job, plan, train, validation, run.paths, num_epochs=folds.num_epochs, on_progress=tell)
+            return fitting.fit_model(
+                run.job, plan, train, validation, run.paths, num_epochs=folds.num_epochs, start=start, on_progress=tell
+            )
 
     record = run_stage(run.paths, "fit", FitRecord, produce)
     remove_checkpoints(run.paths.checkpoints_dir, but=record.best_checkpoint)
+    run.paths.start_weights.unlink(missing_ok=True)
     return record
 
 
