@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.output import new_table, say
-from refit.headline import Facts, read_stages, write_headline
+from refit.headline import Facts, read_stages, warn_of_baselines, write_headline
 from refit.layout import Layout, home_layout
 from refit.ownership import is_owned
 from refit.records import RunRecord
 from refit.registry import VersionRecord
-from refit.wording import format_number, format_seconds, format_time
+from refit.wording import format_number, format_seconds, format_time, tell_start
 
 _COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "calm": "cyan"}
 
@@ -64,6 +64,7 @@ def _status(record: RunRecord, layout: Layout) -> str:
 def show_run(console: Console, record: RunRecord) -> None:
     """What happened, why, and the numbers."""
     layout = home_layout()
+    facts = Facts(record, read_stages(layout.run(record.job, record.run)))
     console.print(f"[bold]{record.job}[/]  run {record.run}, {format_time(record.started)}", highlight=False)
     _show_headline(console, record, layout)
     for reason in record.reasons:
@@ -71,17 +72,22 @@ def show_run(console: Console, record: RunRecord) -> None:
     if record.error:
         say(console, f"  {record.error}")
     if record.metrics:
-        console.print(_metrics_table(record))
+        console.print(_metrics_table(facts))
+    if no_better := warn_of_baselines(facts):
+        say(console, f"  {no_better}")
+    if facts.stages.fit and facts.stages.fit.warm_start:
+        say(console, f"  {tell_start(facts.stages.fit.warm_start)}")
     if record.report:
         say(console, f"  report  {layout.resolve(record.report)}")
 
 
-def _metrics_table(record: RunRecord) -> Table:
-    champion = record.champion.metrics if record.champion else {}
-    table = new_table("metric", "validation", "test", *(["champion, same rows"] if champion else []))
-    for name, value in record.metrics.get("test", {}).items():
-        cells = [name, format_number(record.metrics.get("validation", {}).get(name)), format_number(value)]
-        table.add_row(*cells, *([format_number(champion.get(name))] if champion else []))
+def _metrics_table(facts: Facts) -> Table:
+    champion = facts.champion.metrics if facts.champion else {}
+    beside = {**({"champion, same rows": champion} if champion else {}), **facts.baselines}
+    table = new_table("metric", "validation", "test", *beside)
+    for name, value in facts.test.items():
+        cells = [facts.validation.get(name), value, *(metrics.get(name) for metrics in beside.values())]
+        table.add_row(name, *map(format_number, cells))
     return table
 
 

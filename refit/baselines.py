@@ -135,7 +135,7 @@ def _minimise(model: keras.Model, inputs: np.ndarray, labels: np.ndarray) -> Non
         for variable, part, shape in zip(model.trainable_weights, np.split(flat, ends[:-1]), shapes, strict=True):
             variable.assign(part.reshape(shape))
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def compute() -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             value = model.compute_loss(x, y, model(x, training=False))

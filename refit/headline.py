@@ -23,7 +23,7 @@ from refit.records import (
     ValidationRecord,
 )
 from refit.stages import STAGES, read_stage
-from refit.wording import counted, format_number, name_some, spoken, tell_evidence
+from refit.wording import counted, format_number, is_lower_better, name_some, spoken, tell_evidence
 
 _MAIN = {"binary": "auc", "classes": "accuracy", "multilabel": "log_loss", "regression": "rmse"}
 _CLAIMS = {"be_better": "better than", "not_be_worse": "not worse than", "prove_not_worse": "shown to be no worse than"}
@@ -113,6 +113,12 @@ class Facts:
         return self.record.champion or (self.stages.evaluate.champion if self.stages.evaluate else None)
 
     @property
+    def baselines(self) -> dict[str, Metrics]:
+        """Metrics of the baselines on the test split, the strongest first."""
+        found = self.record.baselines or (self.stages.evaluate.baselines if self.stages.evaluate else {})
+        return {name: found[name] for name in sorted(found, key=lambda name: name == "constant")}
+
+    @property
     def comparison(self) -> Comparison | None:
         """Candidate against champion."""
         return self.record.comparison or (self.stages.gate.comparison if self.stages.gate else None)
@@ -181,6 +187,19 @@ def warn_of_data(facts: Facts) -> str:
     if warning:
         told.append(f"{counted(len(warning), 'check')} of the data {'warns' if len(warning) == 1 else 'warn'}: {name_some(warning)}")
     return "; ".join(told) + "." if told else ""
+
+
+def warn_of_baselines(facts: Facts) -> str:
+    """One sentence where a baseline is as good as the candidate; empty where none is."""
+    metric = facts.main_metric
+    known = {name: metrics[metric] for name, metrics in facts.baselines.items() if metric in metrics}
+    if metric is None or not known:
+        return ""
+    sign, own = -1 if is_lower_better(metric) else 1, facts.test[metric]
+    as_good = [f"{name} baseline ({format_number(value)})" for name, value in known.items() if not sign * own > sign * value]
+    if not as_good:
+        return ""
+    return f"With {spoken(metric)} {format_number(own)} on the test rows the candidate is no better than the {' and the '.join(as_good)}."
 
 
 def _tell_promoted(facts: Facts) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose, isfinite, sqrt
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from refit import figures
 from refit.config import CategoryFeature, ImageFeature, NumericFeature, TextFeature, TimestampFeature
-from refit.headline import Facts, name_champion, read_stages, warn_of_data, write_headline
+from refit.headline import Facts, name_champion, read_stages, warn_of_baselines, warn_of_data, write_headline
 from refit.layout import Layout
 from refit.records import (
     Column,
@@ -51,6 +51,7 @@ from refit.wording import (
     is_score,
     spoken,
     tell_evidence,
+    tell_start,
 )
 
 _DAY_MICROSECONDS = 86_400e6
@@ -119,7 +120,7 @@ def _export_tiles(facts: Facts) -> list[Tile]:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric of the candidate and of the champion. ``tone`` says whether the difference is good or bad."""
+    """A metric of the candidate, the champion and the baselines. ``tone`` says whether the difference is good or bad."""
 
     name: str
     validation: float | None
@@ -128,13 +129,20 @@ class MetricRow:
     difference: str
     tone: str
     is_compared: bool
+    baselines: tuple[float | None, ...] = ()
 
 
 def list_metrics(facts: Facts) -> list[MetricRow]:
     """All metrics, the main one first."""
     validation, champion = facts.validation, facts.champion.metrics if facts.champion else {}
     names = sorted({**facts.test, **validation, **champion}, key=lambda name: name != facts.main_metric)
-    return [_metric_row(name, validation.get(name), facts.test.get(name), champion.get(name), facts.comparison) for name in names]
+    return [
+        replace(
+            _metric_row(name, validation.get(name), facts.test.get(name), champion.get(name), facts.comparison),
+            baselines=tuple(metrics.get(name) for metrics in facts.baselines.values()),
+        )
+        for name in names
+    ]
 
 
 def _metric_row(
@@ -492,6 +500,7 @@ def render_page(layout: Layout, facts: Facts) -> str:
             stages=facts.stages,
             headline=write_headline(facts),
             warning=warn_of_data(facts),
+            no_better=warn_of_baselines(facts),
             duration=(record.ended - record.started).total_seconds() if record.ended else None,
             tiles=lay_tiles(facts),
             reasons=list_reasons(facts),
@@ -531,6 +540,7 @@ def _environment() -> Environment:
         seconds=format_seconds,
         share=format_share,
         spoken=spoken,
+        start=tell_start,
         thousands="{:,}".format,
         time=format_time,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import floor, isfinite, isnan, log10
 
-from refit.records import Column, Comparison
+from refit.records import Column, Comparison, WarmStart
 
 _SCORES = re.compile(r"accuracy|auc|precision|recall|f1")
 _LOSSES = re.compile(r"loss|error|deviance|\b(?:rmse|mae|mse|mape|msle|brier|ece)\b")
@@ -177,3 +177,20 @@ def tell_evidence(comparison: Comparison) -> str:
     difference, low, high = format_differences(comparison.metric, (comparison.difference, comparison.low, comparison.high))
     points = " points" if is_score(comparison.metric) else ""
     return f"{difference}{points}, {comparison.confidence * 100:g} % interval {low} to {high}, {counted(comparison.num_rows, 'row')}"
+
+
+def tell_start(start: WarmStart) -> str:
+    """What a fit took over from the version that served, or why it took nothing."""
+    if start.why_not:
+        return f"The fit started afresh: {start.why_not}."
+    fresh = f"; fresh: {format_list(start.fresh)}" if start.fresh else ""
+    num_taken = f"{start.num_taken} of {start.num_variables} weights"
+    share = percent(start.num_taken_parameters / max(1, start.num_parameters))
+    told = [f"Started from version {start.version}: {num_taken} ({share} of the parameters) taken over{fresh}."]
+    told += [f"Of {name} the rows of {known:,} of {all_:,} tokens." for name, (known, all_) in start.tokens.items()]
+    if start.shifted:
+        told.append(f"Statistics have changed since, and with them what numbers mean: {format_list(start.shifted)}.")
+    if start.num_seen_validation:
+        rows = counted(start.num_seen_validation, "validation row")
+        told.append(f"It had been trained on {rows}: what early stopping sees is too good.")
+    return " ".join(told)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from refit import figures
 from refit.config import Job
 from refit.errors import CorruptRecordError
-from refit.headline import Facts, Stages, read_stages, warn_of_data, write_headline
+from refit.headline import Facts, Stages, read_stages, warn_of_baselines, warn_of_data, write_headline
 from refit.layout import Layout
 from refit.metrics import METRICS
 from refit.records import (
@@ -50,6 +50,7 @@ from refit.records import (
     SplitRecord,
     TargetPlan,
     ValidationRecord,
+    WarmStart,
 )
 from refit.rejects import Rejects
 from refit.report import write_report
@@ -69,6 +70,7 @@ from refit.wording import (
     is_score,
     name_some,
     tell_evidence,
+    tell_start,
 )
 
 RUN = "20251123T114007Z-4f2a"
@@ -204,6 +206,10 @@ def example_stages() -> dict[str, Record]:
                 version=6, run="20251120T030000Z-aa01", metrics={"accuracy": 0.98333, "loss": 0.0741, "macro_f1": 0.981}
             ),
             num_rows=360,
+            baselines={
+                "constant": {"accuracy": 0.43889, "loss": 1.0411, "macro_f1": 0.2034},
+                "linear": {"accuracy": 0.95278, "loss": 0.1204, "macro_f1": 0.949},
+            },
         ),
         "gate": GateRecord(
             verdict="promote",
@@ -243,6 +249,7 @@ def example_record(stages: dict[str, Record], **changes: object) -> RunRecord:
         "rows": Rows(train=1170, validation=270, test=360) if "split" in stages else None,
         "metrics": evaluation.metrics if isinstance(evaluation, EvaluationRecord) else {},
         "champion": evaluation.champion if isinstance(evaluation, EvaluationRecord) else None,
+        "baselines": evaluation.baselines if isinstance(evaluation, EvaluationRecord) else {},
         "comparison": gate.comparison if isinstance(gate, GateRecord) else None,
         "model_version": publish.version if isinstance(publish, PublishRecord) else None,
         "seconds": {name: seconds for name, seconds in zip(STAGES, took, strict=False) if name in stages},
@@ -647,6 +654,73 @@ def test_a_champion_that_saw_test_rows_is_pointed_out(tmp_path: Path) -> None:
     champion = ChampionRecord(version=6, metrics={"accuracy": 0.98}, num_shared_rows=12)
     stages = replaced(stages, "evaluate", champion=champion)
     assert "Version 6 was trained on 12 of these test rows." in text_of(page_of(tmp_path, stages, example_record(stages)))
+
+
+# ---- baselines and the start of the fit
+
+
+def with_evaluation(**changes: object) -> Facts:
+    stages = replaced(example_stages(), "evaluate", **changes)
+    return Facts(example_record(stages), Stages(**stages))
+
+
+def test_baselines_stand_beside_the_champion(promoted_page: str) -> None:
+    text = text_of(promoted_page)
+    assert "Metric Validation Test Version 6 Difference Linear Constant" in text
+    assert "accuracy 0.982 0.986 0.983 +0.3 points 0.953 0.439" in text
+    assert "no better" not in text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ({"accuracy": 0.95278}, "With accuracy 0.953 on the test rows the candidate is no better than the linear baseline (0.953)."),
+        ({"accuracy": 0.2}, "…no better than the linear baseline (0.953) and the constant baseline (0.439)."),
+        ({"accuracy": nan}, "…no better than the linear baseline (0.953) and the constant baseline (0.439)."),
+        ({"accuracy": 0.96}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_candidate_that_is_no_better_than_a_baseline_is_told_so(metrics: dict[str, float], sentence: str) -> None:
+    told = warn_of_baselines(with_evaluation(metrics={"validation": {}, "test": metrics}))
+    assert told.endswith(sentence.removeprefix("…"))
+    assert bool(told) == bool(sentence)
+
+
+def test_of_an_error_less_is_better_than_a_baseline() -> None:
+    facts = with_evaluation(metrics={"test": {"rmse": 3.0}}, baselines={"linear": {"rmse": 2.5}, "constant": {"rmse": 9.0}}, champion=None)
+    facts = Facts(facts.record.model_copy(update={"comparison": None}), Stages(**{**vars(facts.stages), "gate": None}))
+    assert warn_of_baselines(facts) == "With rmse 3.000 on the test rows the candidate is no better than the linear baseline (2.500)."
+
+
+def test_why_there_is_no_linear_baseline_is_told(tmp_path: Path) -> None:
+    told = {"baselines": {"constant": {"accuracy": 0.43889}}, "no_baselines": {"linear": "2,000 inputs are too many"}}
+    stages = replaced(example_stages(), "evaluate", **told)
+    page = text_of(page_of(tmp_path, stages, example_record(stages)))
+    assert "There is no linear baseline: 2,000 inputs are too many." in page
+    assert "Version 6 Difference Constant" in page
+
+
+def test_what_a_fit_started_from_is_told(tmp_path: Path) -> None:
+    start = WarmStart(
+        version=3,
+        run="one",
+        num_taken=14,
+        num_taken_parameters=980,
+        num_parameters=1000,
+        fresh=("dense/kernel", "dense/bias"),
+        tokens={"colour>embedding/embeddings": (5, 6)},
+        shifted=("x",),
+        num_seen_validation=7,
+    )
+    assert tell_start(start) == (
+        "Started from version 3: 14 of 16 weights (98 % of the parameters) taken over; fresh: dense/kernel, dense/bias. "
+        "Of colour>embedding/embeddings the rows of 5 of 6 tokens. Statistics have changed since, and with them what numbers mean: x. "
+        "It had been trained on 7 validation rows: what early stopping sees is too good."
+    )
+    stages = replaced(example_stages(), "fit", warm_start=start)
+    assert "14 of 16 weights" in text_of(page_of(tmp_path, stages, example_record(stages)))
+    assert tell_start(WarmStart(why_not="no version serves yet")) == "The fit started afresh: no version serves yet."
 
 
 def test_a_lower_loss_counts_as_good(promoted_page: str) -> None:

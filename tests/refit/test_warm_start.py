@@ -146,27 +146,30 @@ def test_another_model_has_nothing_to_take(shop):
 # ---- a fair exam
 
 
+def by_size(where=None, **sides):
+    """A split by the column ``size``."""
+    values = {size: side for side, size in sides.items()}
+    return {"split__by": "column", "split__column": "size", "split__values": values, "split__where": where}
+
+
 def test_a_champion_that_was_trained_on_test_rows_gives_nothing(shop):
-    start = shop.run(
-        "two", **WARM, split__by="column", split__column="size", split__values={"test": ["large"], "validation": ["huge"]}
-    ).warm_start
+    start = shop.run("two", **WARM, **by_size(train="small", validation="huge", test="large")).warm_start
+    assert (start.version, start.num_taken) == (1, 0)
     assert "was trained on" in start.why_not
     assert "test rows of this run" in start.why_not
 
 
-def test_what_an_earlier_champion_was_trained_on_counts_too(shop):
+def test_what_an_earlier_champion_was_trained_on_counts_too(tmp_path):
     """The champion's own train rows are no test rows; those of the one that it started from are."""
-    column = {"split__by": "column", "split__column": "size"}
-    small_and_huge = {**column, "split__values": {"train": ["small"], "validation": ["huge"], "test": ["large"]}}
-    shop.run("wild", **small_and_huge)
-    shop.publish("wild")
-    shop.run("heir", **WARM, **{**small_and_huge, "split__where": "id % 2 = 0"})
+    shop, first = Shop(tmp_path), {"train": "small", "validation": "huge", "test": "large"}
+    shop.run("one", **by_size(**first))
+    shop.publish("one")
+    shop.run("heir", **WARM, **by_size("id % 2 = 0", **first))
     shop.publish("heir")
     assert read_stage(shop.paths("heir"), "fit", FitRecord).warm_start.num_taken == 7
-    odd = {**column, "split__values": {"train": ["large"], "validation": ["huge"], "test": ["small"]}, "split__where": "id % 2 = 1"}
-    start = shop.run("two", **WARM, **odd).warm_start
-    assert "one that it started from" in start.why_not
-    shutil.rmtree(shop.paths("wild").root)
+    odd = by_size("id % 2 = 1", train="large", validation="huge", test="small")
+    assert "or one that it started from, was trained on" in shop.run("two", **WARM, **odd).warm_start.why_not
+    shutil.rmtree(shop.paths("one").root)
     assert "not there any more" in shop.run("three", **WARM, **odd).warm_start.why_not
 
 
@@ -184,26 +187,23 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [3, 20], ids=["before the first checkpoint", "from a checkpoint"])
-def test_a_fit_that_goes_on_started_from_the_same_champion_though_another_serves(after, shop):
-    fit = {"fit__warm_start": "champion", "fit__checkpoint": {"every_steps": 12, "every_seconds": None}}
+@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["before the first checkpoint", "from a checkpoint"])
+def test_a_fit_that_goes_on_started_from_the_same_champion_though_another_serves(epoch, shop):
     undisturbed = Shop(shop.file.parent / "undisturbed")
     shutil.copytree(shop.layout.home, undisturbed.layout.home)
-    whole = undisturbed.run("two", **fit)
-    told = []
+    whole = undisturbed.run("two", fit__warm_start="champion")
 
-    def stop(_: FitProgress) -> None:
-        told.append(1)
-        if len(told) == after:
+    def stop(progress: FitProgress) -> None:
+        if progress.epoch == epoch:
             raise StopError
 
     with pytest.raises(StopError):
-        shop.run("two", stop, **fit)
+        shop.run("two", stop, fit__warm_start="champion")
     shop.run("three", seed=3)
     shop.publish("three")
     shutil.rmtree(shop.paths("one").root)
-    record = shop.run("two", **fit)
-    assert bool(record.resumed_at) == (after == 20)
+    record = shop.run("two", fit__warm_start="champion")
+    assert [at.epoch for at in record.resumed_at] == [1] * epoch
     assert (record.warm_start, record.weights_sha256, record.history) == (whole.warm_start, whole.weights_sha256, whole.history)
 
 
