@@ -1,7 +1,7 @@
 """What depends on a data set: its runs, and the models that were trained on rows that are forgotten since."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,10 @@ from pydantic import Field
 
 from refit import registry
 from refit.layout import Layout, RunLayout
+from refit.lineage import trace_learning
 from refit.records import Record, SnapshotRecord
 from refit.snapshots import find_dataset, read_forgotten, read_shelf
-from refit.splits import membership_path
+from refit.splits import LEARNED, membership_path
 from refit.stages import read_stage
 
 
@@ -61,7 +62,7 @@ def _read_run(paths: RunLayout) -> DatasetRun:
 
 
 class TrainedRun(Record):
-    """A run whose training or validation rows include forgotten ones; ``num_rows`` is null where it has no record of its rows."""
+    """A run that learned from forgotten rows, or started from one that did; ``num_rows`` is null where there is no record of its rows."""
 
     run: str
     job: str
@@ -76,18 +77,18 @@ def find_trained(layout: Layout, name: str) -> Iterator[TrainedRun]:
     home = find_dataset(layout, name)
     forgotten, shelf = read_forgotten(home), read_shelf(home)
     for run in read_dataset_runs(layout, name) if len(forgotten) else ():
-        num_rows = _count_trained(layout.run(run.job, run.run), forgotten)
+        num_rows = _count_trained(trace_learning(layout, run.job, run.run), forgotten)
         if num_rows or (num_rows is None and run.snapshot in shelf.tombstones):
             yield _trained(layout, run, num_rows)
 
 
-def _count_trained(paths: RunLayout, forgotten: np.ndarray) -> int | None:
-    """How many of a run's training and validation rows are forgotten now; None where the run has no list of them."""
+def _count_trained(runs: Iterable[RunLayout], forgotten: np.ndarray) -> int | None:
+    """How many of the rows that runs learned from are forgotten now; None where one of them has no list of its rows."""
     try:
-        lists = [np.load(membership_path(paths, side), allow_pickle=False) for side in ("train", "validation")]
+        lists = [np.load(membership_path(paths, side), allow_pickle=False) for paths in runs for side in LEARNED]
     except (OSError, ValueError, EOFError):
         return None
-    return sum(int(np.isin(hashes, forgotten).sum()) for hashes in lists)
+    return len(np.intersect1d(np.concatenate(lists), forgotten))
 
 
 def _trained(layout: Layout, run: DatasetRun, num_rows: int | None) -> TrainedRun:

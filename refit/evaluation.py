@@ -12,6 +12,7 @@ import tensorflow as tf
 from refit.answers import HALF
 from refit.export import raw_columns
 from refit.layout import Layout, RunLayout
+from refit.lineage import trace_learning
 from refit.metrics import METRICS, compute_metrics
 from refit.records import BatchesRecord, ChampionRecord, EvaluationRecord, ExportRecord, Metrics, TargetPlan
 from refit.registry import VersionRecord, champion_record, versions
@@ -146,7 +147,7 @@ def _rank_earlier(model_name: str, layout: Layout, run: RunLayout, rank_by: str)
 def _evaluate_version(
     model_name: str, plan: BatchesRecord, test: Rows, labels: np.ndarray, layout: Layout, run: RunLayout, version: VersionRecord
 ) -> tuple[ChampionRecord, np.ndarray | None]:
-    shared = count_shared(run, layout.run(model_name, version.run)) if version.run else None
+    shared = count_shared(run, *trace_learning(layout, model_name, version.run)) if version.run else None
     own = read_stage(layout.run(model_name, version.run), "export", ExportRecord) if version.run else None
     threshold = own.threshold if own else HALF
     base = ChampionRecord(version=version.version, run=version.run, metrics={}, num_shared_rows=shared or 0, threshold=threshold)

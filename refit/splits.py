@@ -27,6 +27,7 @@ from refit.sides import Division, Stored, divide, divide_folds
 from refit.wording import counted
 
 Draw = Literal["split", "pool"] | int
+LEARNED: tuple[Side, ...] = ("train", "validation")  # of validation rows a fit learns when to stop
 _SETTLING = ("stratified", "time")
 _REMEDY = "Add rows, or give that side a larger share."
 _REMEDIES = {
@@ -149,13 +150,14 @@ def membership_path(run: RunLayout, side: Side) -> Path:
     return run.split_dir / f"{side}.keys.npy"
 
 
-def count_shared(test_of: RunLayout, trained_in: RunLayout) -> int | None:
-    """How many test rows of one run were seen in the training (train or validation split) of another; None: not recorded."""
-    paths = [membership_path(trained_in, "train"), membership_path(trained_in, "validation")]
-    if not all(path.exists() for path in paths):
+def count_shared(test_of: RunLayout, *trained_in: RunLayout) -> int | None:
+    """How many test rows of one run were seen in the training (train or validation split) of any of others; None: not recorded."""
+    paths = [membership_path(run, side) for run in trained_in for side in LEARNED]
+    known = [path for path in paths if path.exists()]
+    if len(known) < len(LEARNED):
         return None
     test = np.load(membership_path(test_of, "test"))
-    return sum(int(np.count_nonzero(is_among(test, np.load(path)))) for path in paths)
+    return int(np.count_nonzero(np.any([is_among(test, np.load(path)) for path in known], axis=0)))
 
 
 # ---- the rows of a side

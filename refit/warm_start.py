@@ -21,11 +21,11 @@ from refit.fitting import assemble_model, choose_builder
 from refit.initial_weights import load_initial_weights
 from refit.layers import AverageTokens
 from refit.layout import Layout, RunLayout
+from refit.lineage import trace_learning
 from refit.records import (
     BatchesRecord,
     BuildRecord,
     FeaturePlan,
-    FitRecord,
     RunRecord,
     Side,
     SplitRecord,
@@ -36,7 +36,8 @@ from refit.records import (
 from refit.references import source_digest
 from refit.registry import champion_record
 from refit.settled import is_among
-from refit.splits import membership_path
+from refit.snapshots import read_forgotten
+from refit.splits import LEARNED, membership_path
 from refit.stages import read_stage
 from refit.wording import counted
 
@@ -65,8 +66,8 @@ class _Champion:
 def take_over(job: Job, plan: BatchesRecord, layout: Layout, run: RunLayout) -> WarmStart:
     """Find out what the version that serves has to give, and put the values into the run's folder.
 
-    It gives nothing where it, or a version that it started from in its turn, was trained on test rows of this run: then the candidate
-    would know them, too.
+    It gives nothing where it, or a version that it started from in its turn, was trained on test rows of this run, or on rows that are
+    forgotten since: then the candidate would know them, too.
     """
     serving = champion_record(layout, job.name)
     told = WarmStart(version=serving.version if serving else None, run=serving.run if serving else None)
@@ -74,7 +75,7 @@ def take_over(job: Job, plan: BatchesRecord, layout: Layout, run: RunLayout) -> 
         if serving is None:
             raise _AfreshError("no version serves yet")
         champion = _find_champion(serving.version, serving.run, job, layout)
-        num_seen = _check_exam(champion, job.name, layout, run)
+        num_seen = _check_rows(champion, job, layout, run)
         return _take(champion, job, plan, run).model_copy(update={"num_seen_validation": num_seen})
     except _AfreshError as error:
         return told.model_copy(update={"why_not": str(error)})
@@ -104,40 +105,31 @@ def _find_champion(version: int, run: str | None, job: Job, layout: Layout) -> _
 # ---- a fair exam
 
 
-def _check_exam(champion: _Champion, model: str, layout: Layout, run: RunLayout) -> int:
-    """See that nothing which the weights have learned from is a test row; returns how many validation rows are."""
+def _check_rows(champion: _Champion, job: Job, layout: Layout, run: RunLayout) -> int:
+    """See that nothing which the weights have learned from is a test row or forgotten; returns how many validation rows are."""
+    forgotten = read_forgotten(layout.dataset(job.dataset))
     own = {side: cast(Hashes, np.load(membership_path(run, side))) for side in _EXAM}
     seen = {side: np.zeros(len(own[side]), bool) for side in _EXAM}
-    for trained in _lineage(champion, model, layout):
-        for learned, is_chosen_by in _learned(trained):
-            seen["test"] |= is_among(own["test"], learned)  # early stopping has looked at validation rows
-            if not is_chosen_by:
-                seen["validation"] |= is_among(own["validation"], learned)
+    for trained in trace_learning(layout, job.name, champion.run):
+        for side, hashes in _learned(trained).items():
+            if is_among(forgotten, hashes).any():
+                raise _AfreshError(f"run {trained.root.name} was trained on rows that are forgotten since")
+            seen["test"] |= is_among(own["test"], hashes)
+            if side == "train":  # of the others it learned no more than when to stop
+                seen["validation"] |= is_among(own["validation"], hashes)
     if seen["test"].any():
         rows = counted(int(seen["test"].sum()), "test row")
         raise _AfreshError(f"version {champion.version}, or one that it started from, was trained on {rows} of this run")
     return int(seen["validation"].sum())
 
 
-def _lineage(champion: _Champion, model: str, layout: Layout) -> Iterator[RunLayout]:
-    """The runs whose fits the champion's weights have been through, newest first."""
-    run: str | None = champion.run
-    while run is not None:
-        paths = layout.run(model, run)
-        fit = read_stage(paths, "fit", FitRecord)
-        if fit is None:
-            raise _AfreshError(f"run {run}, from which the weights of version {champion.version} come, is not there any more")
-        yield paths
-        run = fit.warm_start.run if fit.warm_start and fit.warm_start.num_taken else None
-
-
-def _learned(trained: RunLayout) -> Iterator[tuple[Hashes, bool]]:
-    """Hashes of the rows that a fit has learned from, and of those that only chose its epoch, with whether they did."""
-    split, files = read_stage(trained, "split", SplitRecord), [membership_path(trained, side) for side in ("train", "validation")]
-    if split is None or not all(path.exists() for path in files):
-        raise _AfreshError(f"which rows run {trained.root.name} was trained on is not recorded")
-    yield np.load(files[0]), False
-    yield np.load(files[1]), split.learns_from == "train"
+def _learned(trained: RunLayout) -> dict[Side, Hashes]:
+    """Hashes of the rows that a fit has seen; those that it learned from as train."""
+    split, files = read_stage(trained, "split", SplitRecord), {side: membership_path(trained, side) for side in LEARNED}
+    if split is None or not all(path.is_file() for path in files.values()):
+        raise _AfreshError(f"which rows run {trained.root.name} was trained on is not known any more")
+    hashes = {side: cast(Hashes, np.load(path)) for side, path in files.items()}
+    return hashes if split.learns_from == "train" else {"train": np.sort(np.concatenate([*hashes.values()]))}
 
 
 # ---- what means the same

@@ -16,7 +16,7 @@ from refit.errors import JobError, NothingThereError
 from refit.layout import Layout
 from refit.records import BatchesRecord, FitRecord, FoldsRecord, RunRecord
 from refit.runs import read_run
-from refit.stages import STAGES, read_stage
+from refit.stages import STAGES, forget_stages, read_stage
 
 ROWS = 240
 
@@ -137,9 +137,10 @@ def test_a_version_is_published_once_then_skipped_then_kept(published, home):
 def _check_first(record, layout, run):
     assert record.rows.train + record.rows.validation + record.rows.test == ROWS
     assert record.metrics["test"]["auc"] > 0.8
+    assert record.baselines["constant"]["auc"] == 0.5 < record.baselines["linear"]["auc"]
     assert registry.champion_record(layout, "sizes").run == run
     paths = layout.run("sizes", run)
-    stages = [name for name in STAGES if name != "folds"]  # none are asked for
+    stages = [name for name in STAGES if name not in ("folds", "start")]  # none are asked for
     assert [name for name in stages if name != "report" and not paths.stage(name).exists()] == []
     assert list(record.seconds) == stages
     assert "<html" in paths.report.read_text()
@@ -205,6 +206,24 @@ def test_a_missing_source_fails_before_a_run_is_begun(job, layout, tmp_path):
     state, error = run_flow(job, force=True)
     assert (state.is_failed(), type(error)) == (True, NothingThereError)
     assert layout.runs("sizes") == []
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_version_that_serves_and_baselines_are_made_once(published, home):
+    shutil.copytree(published.layout.home, home)
+    layout = Layout(home)
+    _, run = run_flow(published.job, overrides={"fit.warm_start": "champion", "fit.epochs": 1})
+    paths = layout.run("sizes", run)
+    start = read_stage(paths, "fit", FitRecord).warm_start
+    assert (start.version, start.run, start.fresh, start.num_seen_validation) == (1, published.run, (), 0)
+    assert not paths.start_weights.exists()
+    assert "Started from version 1: 4 of 4 weights" in paths.report.read_text()
+
+    made = paths.stage("baselines").read_bytes()
+    forget_stages(paths, "evaluate", "gate", "publish")
+    read_run(layout, "sizes", run).model_copy(update={"status": "running", "verdict": None, "ended": None}).write(paths.record)
+    assert run_flow(published.job)[1] == run
+    assert paths.stage("baselines").read_bytes() == made
 
 
 # ---- other ways to hold rows out

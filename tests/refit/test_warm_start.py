@@ -6,9 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from refit.dependents import find_trained
 from refit.errors import JobError
+from refit.lineage import trace_learning
 from refit.progress import FitProgress
 from refit.records import FitRecord, WarmStart
+from refit.splits import count_shared
 from refit.stages import forget_stages, read_stage
 from tests.refit.champions import FEATURES, ROWS, Shop, table
 from tests.refit.small import job_of
@@ -169,8 +172,19 @@ def test_what_an_earlier_champion_was_trained_on_counts_too(tmp_path):
     assert read_stage(shop.paths("heir"), "fit", FitRecord).warm_start.num_taken == 7
     odd = by_size("id % 2 = 1", train="large", validation="huge", test="small")
     assert "or one that it started from, was trained on" in shop.run("two", **WARM, **odd).warm_start.why_not
+    two, heir = shop.paths("two"), shop.paths("heir")
+    assert count_shared(two, heir) == 0 < count_shared(two, *trace_learning(shop.layout, "shop", "heir"))
     shutil.rmtree(shop.paths("one").root)
-    assert "not there any more" in shop.run("three", **WARM, **odd).warm_start.why_not
+    assert "run one was trained on is not known any more" in shop.run("three", **WARM, **odd).warm_start.why_not
+
+
+def test_what_was_learned_of_forgotten_rows_is_not_handed_on(shop):
+    shop.run("two", **WARM)
+    shop.publish("two")
+    forgotten = np.load(shop.paths("one").split_dir / "train.keys.npy")[:1]
+    np.save(shop.layout.dataset("shop").forgotten, forgotten)
+    assert [(run.run, run.num_rows) for run in find_trained(shop.layout, "shop")] == [("one", 1), ("two", 1)]
+    assert "was trained on rows that are forgotten since" in shop.run("three", **WARM).warm_start.why_not
 
 
 def test_validation_rows_that_the_champion_learned_from_are_counted(shop):
