@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import keras
@@ -17,11 +18,12 @@ import numpy as np
 from refit.assignments import Hashes
 from refit.config import Job, digest
 from refit.errors import RefitError
-from refit.fitting import assemble_model, choose_builder
+from refit.fitting import assemble_model
 from refit.initial_weights import load_initial_weights
 from refit.layers import AverageTokens
 from refit.layout import Layout, RunLayout
 from refit.lineage import trace_learning
+from refit.probes import is_same_model
 from refit.records import (
     BatchesRecord,
     BuildRecord,
@@ -61,6 +63,8 @@ class _Champion:
     job: Job
     plan: BatchesRecord
     paths: RunLayout
+    saved_model: Path
+    is_same_code: bool
 
 
 def take_over(job: Job, plan: BatchesRecord, layout: Layout, run: RunLayout) -> WarmStart:
@@ -92,14 +96,11 @@ def _find_champion(version: int, run: str | None, job: Job, layout: Layout) -> _
         raise _AfreshError(f"the run that trained version {version} is not there, or cannot be read") from error
     if plan is None or build is None or not paths.weights.is_file():
         raise _AfreshError(f"the weights of version {version} are not there")
-    builder = choose_builder(its_job, has_images=any(feature.kind == "image" for feature in plan.features))
     try:
-        is_same = source_digest(builder) == build.builder_sha256
+        is_same_code = source_digest(build.build) == build.builder_sha256
     except (RefitError, OSError) as error:
         raise _AfreshError(f"the builder of version {version} is not there") from error
-    if not is_same:
-        raise _AfreshError(f"the code of builders has changed since version {version} was trained")
-    return _Champion(version, run, its_job, plan, paths)
+    return _Champion(version, run, its_job, plan, paths, layout.model(job.name).version(version), is_same_code)
 
 
 # ---- a fair exam
@@ -162,6 +163,8 @@ def _take(champion: _Champion, job: Job, plan: BatchesRecord, run: RunLayout) ->
         load_initial_weights(model, champion.paths.weights)
     except RefitError as error:
         raise _AfreshError(f"the model of version {champion.version} cannot be built again: {error.what.rstrip('.')}") from error
+    if not champion.is_same_code and not is_same_model(model, champion.plan, champion.saved_model):
+        raise _AfreshError(f"the code of builders has changed, and what it builds now is another model than version {champion.version}")
     old = _describe(model, champion.plan)
     new = _describe(assemble_model(job, plan), plan)
     taken = {path: found for path, variable in new.items() if (found := _match(old.get(path), variable))}
@@ -267,10 +270,12 @@ class _Graph:
 
     def _outputs(self, operation: Any) -> object:  # noqa: ANN401 -- a Keras operation
         if _is_mixing(operation):
-            return "mixed"
+            return ["mixed", operation.name]
         is_learned = bool(getattr(operation, "weights", ())) and not isinstance(operation, _LOOKUPS)
+        if is_learned:
+            return [operation.name, type(operation).__qualname__, self.reached_by(operation)]
         name = operation.name if isinstance(operation, keras.layers.InputLayer) else None
-        return [name, type(operation).__qualname__ if is_learned else _tell(operation, set()), self.reached_by(operation)]
+        return [name, _tell(operation, set()), self.reached_by(operation)]
 
 
 def _parents(operation: Any) -> list[Any]:  # noqa: ANN401 -- Keras operations

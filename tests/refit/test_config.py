@@ -101,7 +101,8 @@ WHOLE = {
         },
         "checkpoint": {"every_steps": 100, "every_seconds": None, "every_epochs": 2, "keep": 3},
         "max_minutes": 90.0,
-        "initial_weights": "base.weights.h5",
+        "initial_weights": None,
+        "warm_start": "champion",
         "callbacks": [{"use": "models.taxi:Watch", "options": {"days": 3}}],
         "on_divergence": {"restarts": 3, "factor": 0.1},
         "validation_freq": 2,
@@ -120,6 +121,7 @@ WHOLE = {
         "max_model_mb": 100,
         "max_parameters": 1_000_000,
     },
+    "evaluation": {"baseline": "constant"},
     "export": {"keep_versions": 3},
     "seed": 7,
 }

@@ -2,19 +2,25 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
 
 from refit.dependents import find_trained
 from refit.errors import JobError
+from refit.export import _write_saved_model
+from refit.fitting import assemble_model, load_fitted
 from refit.lineage import trace_learning
+from refit.probes import draw_rows
 from refit.progress import FitProgress
 from refit.records import FitRecord, WarmStart
 from refit.splits import count_shared
 from refit.stages import forget_stages, read_stage
+from refit.warm_start import _describe, _match
 from tests.refit.champions import FEATURES, ROWS, Shop, table
-from tests.refit.small import job_of
+from tests.refit.small import job_of, plan_of, stored
 
 STILL = {"name": "sgd", "learning_rate": 1e-12}
 WARM = {"fit__warm_start": "champion", "fit__optimizer": STILL}
@@ -133,10 +139,43 @@ def test_weights_that_cannot_be_read_are_no_crash(shop):
     assert "cannot be built again" in shop.run("two", **WARM).warm_start.why_not
 
 
-def test_a_builder_that_was_changed_is_told(shop):
+@pytest.mark.parametrize("is_same", [True, False], ids=["to the same effect", "to another"])
+def test_code_of_builders_may_change_where_it_still_builds_what_serves(is_same, shop):
     stage = shop.paths("one").stage("build")
     stage.write_text(stage.read_text().replace('"builder_sha256": "', '"builder_sha256": "0'))
-    assert "code of builders has changed" in shop.run("two", **WARM).warm_start.why_not
+    served = Shop(shop.file.parent / "another") if not is_same else shop
+    if not is_same:
+        served.run("one", seed=1)
+    model, plan = load_fitted(served.job(), served.plan("one"), served.paths("one")), served.plan("one")
+    specs = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in [("x", tf.float32), ("colour", tf.string)]}
+    version = shop.layout.model("shop").version(1)
+    shutil.rmtree(version)
+    _write_saved_model(model, plan, specs, version)
+    start = shop.run("two", **WARM).warm_start
+    assert (start.num_taken, start.why_not is None) == ((7, True) if is_same else (0, False))
+    assert is_same or "what it builds now is another model than version 1" in start.why_not
+
+
+def test_rows_can_be_drawn_of_every_kind_of_feature():
+    generator = np.random.default_rng(0)
+    columns = {
+        "number": generator.normal(size=60),
+        "bins": generator.normal(size=60),
+        "word": generator.choice(["a", "b"], 60),
+        "whole": generator.integers(0, 3, 60),
+        "text": ["some words here"] * 30 + ["other words"] * 30,
+        "vector": generator.normal(size=(60, 3)).astype(np.float32),
+        "image": generator.integers(0, 255, (60, 4, 4, 1)).astype(np.uint8),
+        "moment": np.arange(60).astype("datetime64[D]").astype("datetime64[us]"),
+        "y": generator.integers(0, 2, 60),
+    }
+    kinds = {"whole": "category", "bins": "numeric", "word": "category", "moment": "timestamp", "number": "numeric"}
+    features = {name: {"kind": kinds.get(name, name)} for name in columns if name != "y"}
+    job = job_of("y", features={**features, "bins": {"kind": "numeric", "scale": "bins", "bins": 3}})
+    plan = plan_of(job, stored(**columns))
+    outputs = assemble_model(job, plan)({name: tf.constant(values) for name, values in draw_rows(plan.features).items()})
+    assert np.isfinite(outputs).all()
+    assert len(np.unique(outputs)) > 100
 
 
 def test_another_model_has_nothing_to_take(shop):
@@ -239,3 +278,70 @@ def test_a_fit_starts_from_one_set_of_weights():
 def test_the_rows_of_these_tests_differ():
     assert len(set(map(str, table().to_pylist()))) == ROWS
     assert isinstance(table(), pa.Table)
+
+
+# ---- builders
+
+
+def mixed_plan(words="aab"):
+    """Every kind of encoding that has a vocabulary, and numbers."""
+    generator = np.random.default_rng(0)
+    columns = {
+        "number": generator.normal(size=60),
+        "word": list(words * 20),
+        "other": list("ddefg" * 12),
+        "text": ["some words here"] * 30 + ["other words"] * 30,
+        "story": ["once upon a time"] * 40 + ["a time"] * 20,
+        "y": generator.integers(0, 3, 60),
+    }
+    features = {
+        "number": {"kind": "numeric"},
+        "word": {"kind": "category"},
+        "other": {"kind": "category", "encoding": "embedding"},
+        "text": {"kind": "text"},
+        "story": {"kind": "text", "encoding": "sequence"},
+        "pair": {"kind": "cross", "of": ["word", "other"], "bins": 8},
+    }
+    return columns, features
+
+
+FIRST = {"dense/kernel", "dense/bias"}
+SEES_THE_WORD = {
+    "dense": FIRST,
+    "linear": {"logits/kernel", "logits/bias"},
+    "wide_deep": {"dense/kernel", "wide/kernel"},
+    "tabular_resnet": FIRST,
+    "ft_transformer": FIRST,
+    "text": FIRST,
+    "subclassed": {*FIRST, "dense_1/kernel", "dense_1/bias", *OUTPUT},  # a model within the model
+}
+
+
+def fresh_of(old, new):
+    return {path for path, variable in new.items() if _match(old.get(path), variable) is None}
+
+
+@pytest.mark.parametrize("builder", SEES_THE_WORD)
+def test_a_model_takes_all_weights_of_its_own_kind_and_none_of_what_sees_other_tokens(builder):
+    found = []
+    for words in ("aab", "aab", "bba"):
+        columns, features = mixed_plan(words)
+        job = job_of("y", features=features, model__build=f"models.{builder}:build_model")
+        plan = plan_of(job, stored(**columns))
+        found.append(_describe(assemble_model(job, plan), plan))
+    first, again, others = found
+    assert fresh_of(first, again) == set()
+    assert fresh_of(first, others) == SEES_THE_WORD[builder]
+
+
+def test_a_layer_over_others_that_changed_places_starts_afresh(served):
+    def build(order):
+        inputs = {name: keras.Input((2,), name=name) for name in "ab"}
+        parts = [keras.layers.Dense(3, name=f"of_{name}")(inputs[name]) for name in order]
+        x = keras.layers.Dense(4, name="top")(keras.layers.BatchNormalization(name="norm")(keras.layers.Concatenate()(parts)))
+        return keras.Model(inputs, keras.layers.Dense(1, name="out")(x))
+
+    plan = served.plan("one")
+    one, same, swapped = (_describe(build(order), plan) for order in ("ab", "ab", "ba"))
+    assert fresh_of(one, same) == set()
+    assert {path.partition("/")[0] for path in fresh_of(one, swapped)} == {"norm", "top"}
