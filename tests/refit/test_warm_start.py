@@ -201,6 +201,7 @@ def test_a_champion_that_was_trained_on_test_rows_gives_nothing(shop):
     assert "test rows of this run" in start.why_not
 
 
+@pytest.mark.slow
 def test_what_an_earlier_champion_was_trained_on_counts_too(tmp_path):
     """The champion's own train rows are no test rows; those of the one that it started from are."""
     shop, first = Shop(tmp_path), {"train": "small", "validation": "huge", "test": "large"}
@@ -240,7 +241,8 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["before the first checkpoint", "from a checkpoint"])
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [0, 1], ids=["before the first checkpoint", "from a checkpoint"])
 def test_a_fit_that_goes_on_started_from_the_same_champion_though_another_serves(epoch, shop):
     undisturbed = Shop(shop.file.parent / "undisturbed")
     shutil.copytree(shop.layout.home, undisturbed.layout.home)
@@ -260,6 +262,7 @@ def test_a_fit_that_goes_on_started_from_the_same_champion_though_another_serves
     assert (record.warm_start, record.weights_sha256, record.history) == (whole.warm_start, whole.weights_sha256, whole.history)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_fit_that_started_elsewhere_is_not_gone_on_from(shop):
     whole = shop.run("two", **WARM)
     forget_stages(shop.paths("two"), "fit", "start")
