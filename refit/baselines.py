@@ -16,13 +16,14 @@ from refit.assignments import NO_SIDE, TRAIN
 from refit.batches import open_side, read_in_order
 from refit.config import FitConfig, Job, ModelConfig
 from refit.errors import DataError, RefitError
-from refit.export import outputs_of, raw_columns
-from refit.feature_plans import encode_labels
+from refit.export import raw_columns
 from refit.fitting import assemble_model
 from refit.layout import Layout, RunLayout
 from refit.metrics import compute_metrics
 from refit.records import BaselinesRecord, BatchesRecord, Metrics, SnapshotRecord, TargetPlan
+from refit.signatures import outputs_of
 from refit.splits import Draw, read_rows, read_sides
+from refit.targets import encode_labels
 
 CONSTANT, LINEAR = "constant", "linear"
 _BUILD = "models.linear:build_model"

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from refit.evaluation import IncompatibleError, score_rows
-from refit.export import outputs_of
 from refit.records import BatchesRecord, FeaturePlan
 from refit.schema import raw_input
+from refit.signatures import outputs_of
 
 _ROWS = 128
 _TOKENS = 8

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from refit import export
 from refit.errors import ProofError
-from refit.export import ODD_ROWS, PROOF_ROWS, TOLERANCE, export_model, outputs_of, raw_columns
+from refit.export import ODD_ROWS, PROOF_ROWS, TOLERANCE, export_model, raw_columns
 from refit.fitting import assemble_model, fit_model, load_fitted
 from refit.layout import Layout
 from refit.registry import digest_folder
+from refit.signatures import outputs_of
 from refit.splits import Rows
 from tests.refit.small import job_of, packed, plan_of, stored
 

@@ -13,11 +13,12 @@ from refit.config import TargetConfig
 from refit.contract import check_builder
 from refit.errors import DataError, JobError
 from refit.evaluation import evaluate
-from refit.export import export_model, find_threshold, outputs_of
+from refit.export import export_model, find_threshold
 from refit.features import build_target
 from refit.fitting import fit_model, load_fitted
 from refit.records import SIDES
 from refit.shaping import TargetScale, Unscale
+from refit.signatures import outputs_of
 from refit.splits import read_rows
 from refit.targets import encode_labels, plan_target
 from refit.validation import validate_snapshot
