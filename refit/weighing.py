@@ -24,7 +24,7 @@ def measure_once(weigh: Weigh) -> Callable[[Answers], float]:
 
 
 def _dot(counts: Counts, values: Floats) -> float:
-    """Sum of values that count so often. ``@`` makes a copy of the counts first, and takes several times as long for many rows."""
+    """Sum of values that count so often. As fast as ``@``, whose threads wait for each other where the processor is busy."""
     return float(np.einsum("i,i->", counts, values))
 
 
