@@ -56,7 +56,14 @@ def sealed_connection(paths: Iterable[str] = (), folders: Iterable[str] = ()) ->
 # ---- the query
 
 
-def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema, source: str = "_source", raw: Raw | None = None) -> str:
+def evaluation_sql(
+    job: Job,
+    columns: tuple[Column, ...],
+    received: pa.Schema,
+    source: str = "_source",
+    raw: Raw | None = None,
+    carried: Iterable[str] = (),
+) -> str:
     """The query from an input's rows to stored rows and their marks.
 
     Args:
@@ -65,6 +72,7 @@ def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema, s
         received: the types in which the input gives them; a column that is not there is missing in every row.
         source: a table expression.
         raw: how ``source`` is cleaned, where its texts have blanks around them.
+        carried: further columns, which go along as they are; of inputs that are typed.
 
     Returns:
         SQL with the stored columns, those that the row's hash is made of, whether the row is kept, and the first column that does
@@ -73,7 +81,7 @@ def evaluation_sql(job: Job, columns: tuple[Column, ...], received: pa.Schema, s
     casts = [_Cast.of(column, received, identifier(f"_cast_{i}"), job.data.key, raw) for i, column in enumerate(columns)]
     made = ", ".join(f"{cast.sql} AS {cast.mark}" for cast in casts)
     suspect = " OR ".join(cast.suspect for cast in casts if cast.suspect) or "false"
-    typed = ", ".join(f"{cast.clean} AS {identifier(cast.column.name)}" for cast in casts)
+    typed = ", ".join([*(f"{cast.clean} AS {identifier(cast.column.name)}" for cast in casts), *map(identifier, carried)])
     faults = [(cast, fault) for cast in casts for fault in cast.faults]
     column = "".join(f" WHEN {fault} THEN {literal(cast.column.name)}" for cast, fault in faults)
     value = "".join(f" WHEN {fault} THEN CAST({cast.raw} AS VARCHAR)" for cast, fault in faults)

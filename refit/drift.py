@@ -82,6 +82,31 @@ def measure_drift(
     return record.model_copy(update={"champion": version, "old_snapshot": champion.id})
 
 
+def measure_input_drift(
+    job: Job, snapshot: SnapshotRecord, columns: Sequence[Column], new: Profile, layout: Layout, *, version: int
+) -> DriftRecord:
+    """Compare rows that were predicted with those of the snapshot that the model was trained on.
+
+    Args:
+        job: of the model's run; its ``drift`` says which columns are compared, and how.
+        snapshot: of the model's run.
+        columns: what the model predicts from, as it is stored.
+        new: statistics of the rows that were predicted.
+        layout: where the shards lie.
+        version: the model's.
+
+    Raises:
+        CorruptRecordError: a shard is not there or cannot be read.
+    """
+    wanted = [column for column in columns if column.name in job.drift.columns or not job.drift.columns]
+    old = profile_shards(snapshot.shards, layout.dataset(snapshot.dataset))
+    if new.num_rows:
+        record = DriftRecord(num_old=old.num_rows, num_new=new.num_rows, columns=_judge(job, [(c, c) for c in wanted], old, new))
+    else:
+        record = _describe(job, wanted, old, new, "No row was predicted.")
+    return record.model_copy(update={"champion": version, "old_snapshot": snapshot.id})
+
+
 def _select(drift: DriftConfig, snapshot: SnapshotRecord) -> list[str]:
     there = [column.name for column in snapshot.columns]
     lost = [f'"{name}" is no column of the data.{nearest(name, there)}' for name in drift.columns if name not in there]

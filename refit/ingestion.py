@@ -23,7 +23,7 @@ from refit.layout import DatasetLayout, Layout
 from refit.progress import IngestProgress, OnIngestProgress
 from refit.reading import Step, check_names, read_input
 from refit.records import Column, SnapshotRecord, SourceRecord, sync_path, write_atomically
-from refit.rejects import Rejects
+from refit.rejects import Rejects, check_rejected
 from refit.schema import ARROW_TYPES, is_number, is_whole
 from refit.shards import remove_leftovers
 from refit.snapshots import read_forgotten, snapshot_id
@@ -380,16 +380,15 @@ def _counted(record: SourceRecord) -> str:
 
 
 def _check_rejected(job: Job, read: _Read, rejects: Rejects, path: Path) -> None:
-    limit = job.data.max_rejected_fraction
-    if read.num_rejected > limit * read.num_read:
-        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in rejects.reasons.most_common(5))
-        worst = max(read.records.values(), key=lambda record: record.num_rejected)
-        raise DataError(
-            f"{read.num_rejected:,} of {read.num_read:,} rows cannot be used: {reasons}.",
-            where=f"most of them in {worst.name} ({worst.num_rejected:,})",
-            expected=f"at most {limit:.2%}",
-            remedy=f"Each stands in {path}. Mend the source, declare the types (data.columns), or raise data.max_rejected_fraction.",
-        )
+    worst = max(read.records.values(), key=lambda record: record.num_rejected)
+    check_rejected(
+        rejects,
+        read.num_rejected,
+        read.num_read,
+        limit=job.data.max_rejected_fraction,
+        worst=f"{worst.name} ({worst.num_rejected:,})",
+        remedy=f"Each stands in {path}. Mend the source, declare the types (data.columns), or raise data.max_rejected_fraction.",
+    )
 
 
 # ---- the snapshot

@@ -49,6 +49,19 @@ class IngestProgress:
 OnIngestProgress = Callable[[IngestProgress], None]
 
 
+@dataclass(frozen=True)
+class PredictionProgress:
+    """Where a prediction is: rows done, of about ``total`` where that can be told, and rows rejected."""
+
+    num_done: int
+    num_rejected: int
+    total: int | None
+    rows_per_second: float
+
+
+OnPredictionProgress = Callable[[PredictionProgress], None]
+
+
 def ignore_progress(_: FitProgress) -> None:
     """Tell nobody."""
 
@@ -103,5 +116,27 @@ def terminal_bar(console: Console) -> Iterator[OnProgress]:
                 epoch=f"{progress.epoch + 1}/{progress.num_epochs}",
                 told=f"{progress.examples_per_second:,.0f} examples/s · {describe(progress.values)}",
             )
+
+        yield show
+
+
+@contextlib.contextmanager
+def prediction_bar(console: Console) -> Iterator[OnPredictionProgress]:
+    """A bar over rows; silent where the console is no terminal."""
+    columns = (
+        TextColumn("[bold]predict[/]"),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[told]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("predict", total=None, told="loading the model")
+
+        def show(progress: PredictionProgress) -> None:
+            rejected = f", {progress.num_rejected:,} rejected" if progress.num_rejected else ""
+            told = f"{progress.num_done:,} rows{rejected} · {progress.rows_per_second:,.0f} rows/s"
+            bar.update(task, completed=progress.num_done, total=progress.total, told=told)
 
         yield show

@@ -54,7 +54,7 @@ def read_input(step: Step, found: Input, opened: Text | Lines | Batches, rejects
         JobError: an SQL expression of the job is wrong.
     """
     notes = _fit_columns(step.job, step.columns, found, opened)
-    rows = _Rows(step, found, opened)
+    rows = _StoredRows(step, found, opened)
     misfits = rejects.misfits(found.name)
     writer = ShardWriter(step.home, arrow_schema(step.stored))
     try:
@@ -95,20 +95,48 @@ class _Part:
     places: Sequence[Place] = ()
 
 
-class _Rows:
-    """The rows of one input on their way."""
+class InputRows:
+    """The rows of one input on their way: cast, derived and judged.
 
-    def __init__(self, step: Step, found: Input, opened: Text | Lines | Batches) -> None:
-        self._step = step
+    Attributes:
+        num_read: rows so far, without ``faults``.
+        num_kept: those of them that were given out.
+        faults: what could not be read as a row; complete when ``read`` has ended.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        job: Job,
+        columns: tuple[Column, ...],
+        schema: pa.Schema,
+        found: Input,
+        opened: Text | Lines | Batches,
+        *,
+        carried: tuple[Column, ...] = (),
+    ) -> None:
+        """Begin.
+
+        Args:
+            connection: a sealed one, which may read the input.
+            job: its SQL and its key.
+            columns: source columns as they are pinned.
+            schema: of the rows that come out.
+            found: the input.
+            opened: likewise.
+            carried: further columns of ``Batches``, which go along as they are.
+        """
+        self._connection = connection
+        self._job = job
+        self._columns = columns
+        self._schema = schema
         self._found = found
         self._opened = opened
-        self._schema = arrow_schema(step.stored)
-        self._hashed = hashed_columns(step.job, step.columns).values()
+        self._carried = carried
         self.num_read = 0
         self.num_kept = 0
         self.faults: list[Reject] = []
-        data = step.job.data
-        self._is_plain = isinstance(opened, Lines) and not (data.derive or data.select or data.where)
+        self._is_plain = isinstance(opened, Lines) and not (job.data.derive or job.data.select or job.data.where)
 
     @property
     def locate(self) -> Callable[[Sequence[int]], Iterator[Place]] | None:
@@ -116,7 +144,7 @@ class _Rows:
         return None if self._is_plain or isinstance(self._opened, Batches) else self._opened.locate
 
     def read(self, misfits: Misfits) -> Iterator[pa.Table]:
-        """Rows to keep, as they are stored; those that do not fit go to ``misfits``."""
+        """Rows to keep; those that do not fit go to ``misfits``."""
         line = self._opened.num_lines if isinstance(self._opened, Lines) else 0
         for part in self._parts():
             if len(part.bad):
@@ -142,9 +170,9 @@ class _Rows:
     def _cast(self, lines: Lines, piece: bytearray) -> _Part:
         """Rows of a text without the job's SQL: nothing is done to them but casts."""
         parsed = lines.parse(piece)
-        judged = cast_rows(parsed.rows, lines.clean, self._step.columns, self._step.job.data.key, self._step.connection)
+        judged = cast_rows(parsed.rows, lines.clean, self._columns, self._job.data.key, self._connection)
         places = lines.find(parsed, judged.bad) if len(judged.bad) else ()
-        stored = self._remembered(without_rows(self._hashed_rows(judged.table), judged.bad))
+        stored = self._made(judged.table, judged.bad)
         return _Part(len(parsed.rows), stored, judged.bad, judged.bad_columns, judged.bad_values, len(parsed.ends), places)
 
     def _judged(self, batch: pa.RecordBatch) -> _Part:
@@ -153,40 +181,35 @@ class _Rows:
         bad = np.flatnonzero(is_bad.to_numpy(zero_copy_only=False)) if is_bad.true_count else np.empty(0, np.int64)
         wanted = pc.and_(batch[KEPT], pc.invert(is_bad)) if len(bad) else batch[KEPT]
         kept = batch if wanted.true_count == len(wanted) else batch.filter(wanted)
-        return _Part(len(batch), self._remembered(self._hashed_rows(kept)), bad, batch[BAD_COLUMN].take(bad), batch[BAD_VALUE].take(bad))
+        return _Part(len(batch), self._made(kept), bad, batch[BAD_COLUMN].take(bad), batch[BAD_VALUE].take(bad))
 
-    def _hashed_rows(self, rows: pa.RecordBatch) -> pa.Table:
-        """Rows with their hash, in the schema of a shard."""
-        hashes = pa.array(hash_rows([rows[name] for name in self._hashed]))
-        return _store(self._step.job, pa.Table.from_batches([rows]).append_column(KEY_HASH, hashes), self._schema)
-
-    def _remembered(self, rows: pa.Table) -> pa.Table:
-        """Rows but for those that are to stay forgotten."""
-        if not len(self._step.forgotten):
-            return rows
-        return rows.filter(pa.array(~np.isin(rows[KEY_HASH].to_numpy(), self._step.forgotten)))
+    def _made(self, rows: pa.RecordBatch, bad: np.ndarray | None = None) -> pa.Table:
+        """Rows as they come out, but for the bad ones."""
+        made = _store(self._job, pa.Table.from_batches([rows]), self._schema)
+        return made if bad is None else without_rows(made, bad)
 
     def _evaluate_text(self, text: Text) -> Iterator[pa.RecordBatch]:
         scan = text.raw.scan if text.raw else text.scan
-        with self._step.connection.cursor() as connection:
-            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, text_schema(text), scan, text.raw))
+        with self._connection.cursor() as connection:
+            yield from self._evaluated(connection, evaluation_sql(self._job, self._columns, text_schema(text), scan, text.raw))
             self.faults = text.faults(connection)
         if self.num_read != text.count_rows():
             raise self._disagreement(text.count_rows())
 
     def _evaluate_lines(self, lines: Lines) -> Iterator[pa.RecordBatch]:
-        with self._step.connection.cursor() as connection, Feed(lines.values(), text_schema(lines)) as feed:
+        with self._connection.cursor() as connection, Feed(lines.values(), text_schema(lines)) as feed:
             connection.register("_source", feed.reader())
-            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, text_schema(lines)))
+            yield from self._evaluated(connection, evaluation_sql(self._job, self._columns, text_schema(lines)))
 
     def _evaluate_batches(self, batches: Batches) -> Iterator[pa.RecordBatch]:
-        source = _Source(batches.read(), self._step.columns, self._found, self._step.job.data.optional)
+        source = WantedColumns(batches.read(), (*self._columns, *self._carried), self._found, self._job.data.optional)
         first = next(source, None)
         if first is None:
             return
-        with self._step.connection.cursor() as connection, Feed(chain([first], source), first.schema) as feed:
+        carried = [column.name for column in self._carried]
+        with self._connection.cursor() as connection, Feed(chain([first], source), first.schema) as feed:
             connection.register("_source", feed.reader())
-            yield from self._evaluated(connection, evaluation_sql(self._step.job, self._step.columns, first.schema))
+            yield from self._evaluated(connection, evaluation_sql(self._job, self._columns, first.schema, carried=carried))
 
     def _evaluated(self, connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[pa.RecordBatch]:
         try:
@@ -204,7 +227,7 @@ class _Rows:
         )
 
     def _explain(self, error: Exception) -> Exception:
-        told = explain(self._step.job, self._step.columns, error)
+        told = explain(self._job, self._columns, error)
         if told is not None:
             return told
         if first_line(error).startswith("IO Error"):
@@ -216,10 +239,28 @@ class _Rows:
         )
 
 
-class _Source:
+class _StoredRows(InputRows):
+    """The rows of one input as a shard holds them, each with its hash; without those that are to stay forgotten."""
+
+    def __init__(self, step: Step, found: Input, opened: Text | Lines | Batches) -> None:
+        super().__init__(step.connection, step.job, step.columns, arrow_schema(step.stored), found, opened)
+        self._hashed = hashed_columns(step.job, step.columns).values()
+        self._forgotten = step.forgotten
+
+    def _made(self, rows: pa.RecordBatch, bad: np.ndarray | None = None) -> pa.Table:
+        hashes = pa.array(hash_rows([rows[name] for name in self._hashed]))
+        made = _store(self._job, pa.Table.from_batches([rows]).append_column(KEY_HASH, hashes), self._schema)
+        kept = made if bad is None else without_rows(made, bad)
+        if not len(self._forgotten):
+            return kept
+        return kept.filter(pa.array(~np.isin(kept[KEY_HASH].to_numpy(), self._forgotten)))
+
+
+class WantedColumns:
     """Arrow batches as DuckDB can take them: the wanted columns, tensors as bytes."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], columns: tuple[Column, ...], found: Input, optional: Sequence[str]) -> None:
+        """Begin; of ``columns`` those that are ``optional`` may be missing."""
         self._batches = batches
         self._columns = columns
         self._found = found
@@ -227,9 +268,11 @@ class _Source:
         self._schema: pa.Schema | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Itself."""
         return self
 
     def __next__(self) -> pa.RecordBatch:
+        """The next batch."""
         return self._plain(next(self._batches))
 
     def _plain(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from refit.errors import DataError
 from refit.sources.inputs import MAX_RAW_TEXT, Place, Reject
 
 SCHEMA = pa.schema(
@@ -140,6 +141,30 @@ class Misfits:
             place = next(places)
             line, text = place.line, place.text
         return self._name, line, row if line is None else None, column, reason, value, text
+
+
+def check_rejected(rejects: Rejects, num_rejected: int, num_read: int, *, limit: float, worst: str, remedy: str) -> None:
+    """See that not too many rows were rejected.
+
+    Args:
+        rejects: with the reasons.
+        num_rejected: of all inputs.
+        num_read: likewise.
+        limit: the largest share that is allowed.
+        worst: where most of them are.
+        remedy: what to do.
+
+    Raises:
+        DataError: more were, with the five commonest reasons.
+    """
+    if num_rejected > limit * num_read:
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in rejects.reasons.most_common(5))
+        raise DataError(
+            f"{num_rejected:,} of {num_read:,} rows cannot be used: {reasons}.",
+            where=f"most of them in {worst}",
+            expected=f"at most {limit:.2%}",
+            remedy=remedy,
+        )
 
 
 def _cut(value: object) -> object:
