@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from deployments import data_commands
+from deployments import data_commands, predict_command
 from deployments.environment import prepare_environment
 from deployments.output import AsJson, as_plain, print_json, say, stderr, stdout
 from refit.errors import RefitError, RequestError
@@ -117,6 +117,9 @@ def _tell_stopped(how: str) -> None:
     """A run that was stopped is finished by the next one; other commands leave nothing to go on with."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     stderr().print(f"[yellow]{how}[/]" + ("; the next start of the job goes on from here" if command in _RUNNING else ""), highlight=False)
+
+
+app.command()(predict_command.predict)
 
 
 # ---- looking
@@ -297,12 +300,6 @@ def diff(run_a: str, run_b: str) -> None:  # noqa: ARG001 -- kept for when it is
 def replay(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:  # noqa: ARG001
     """Refit from a run's record and compare (not there yet)."""
     _later("replay")
-
-
-@app.command()
-def predict(name: str, source: Path, output: Path) -> None:  # noqa: ARG001
-    """Score a file with the model that serves (not there yet)."""
-    _later("predict")
 
 
 # ---- the end

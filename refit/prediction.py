@@ -6,10 +6,9 @@ One thread reads, casts and makes tensors, the model computes, another thread wr
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,19 +20,19 @@ from refit.drift import measure_input_drift
 from refit.errors import CorruptRecordError, DataError
 from refit.layout import Layout
 from refit.parallel import Behind, read_ahead
-from refit.prediction_files import WRITERS, Format, Naming, Places, check_output, columns_of, name_columns, put_in_place, working_aside
+from refit.prediction_files import WRITERS, Format, Naming, Places, columns_of, name_columns, put_in_place, working_aside
 from refit.profiles import ShardProfiler
 from refit.progress import OnPredictionProgress, PredictionProgress
 from refit.raw_rows import CarefullyError, RawPlan, RawReader
 from refit.records import DriftRecord, FeaturePlan, Record
 from refit.rejects import Rejects, check_rejected
 from refit.schema import KEY_HASH, is_encoded, raw_input, signature_name, to_numpy
-from refit.served import Served, job_over
+from refit.served import Request, Served, check_request
 from refit.sources import list_inputs
 from refit.sources.inputs import Input
 from refit.sources.seen import Seen
 
-BATCH_ROWS = 8_192
+BATCH_ROWS = 4_096
 REJECTS = "rejects"
 _BATCH_BYTES = 4 << 20  # of images and vectors: what a network makes of them is many times as large
 _FEWEST_ROWS = 32
@@ -41,29 +40,6 @@ _ENCODED_ROWS = 64
 _AHEAD = 4
 _BEHIND = 2
 _PEEKED_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be predicted, and where to.
-
-    Attributes:
-        source: file, glob or address of the rows.
-        output: file of the predictions.
-        kind: of the source; by default told by its ending.
-        options: of the source, over those of the job's own source of that kind.
-        max_rejected_fraction: a larger share of bad rows fails; by default the job's.
-        force: replace an output that is there.
-        batch_rows: rows that the model is given at a time; by default what suits its inputs.
-    """
-
-    source: str
-    output: Path
-    kind: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    max_rejected_fraction: float | None = None
-    force: bool = False
-    batch_rows: int | None = None
 
 
 class InputRecord(Record):
@@ -94,16 +70,6 @@ class PredictionRecord(Record):
     started: datetime
     seconds: float
     drift: DriftRecord
-
-
-def check_request(served: Served, request: Request) -> tuple[Job, Places]:
-    """See that a request can be begun: the job with its input, and the places of its files.
-
-    Raises:
-        RequestError: the input's kind or options are wrong, or the output cannot be written.
-    """
-    job = job_over(served.job, request.source, request.kind, request.options)
-    return job, check_output(request.output, request.source, force=request.force)
 
 
 def predict(served: Served, request: Request, layout: Layout, *, on_progress: OnPredictionProgress | None = None) -> PredictionRecord:

@@ -290,9 +290,18 @@ def _tell_missing(name: str, served: Served, job: Job, given: list[str]) -> str:
     if name in {column.name for column in served.snapshot.source_columns} and not job.data.select:
         return f'"{name}"{_near(name, given)}'
     expressions = [job.data.derive[name]] if name in job.data.derive else job.data.select
-    absent = [column.name for column in served.snapshot.source_columns if column.name not in given]
-    used = [f'"{column}"{_near(column, given)}' for column in absent if any(column.casefold() in sql.casefold() for sql in expressions)]
-    return f'"{name}", which is made by {"; ".join(expressions)}' + (f" (missing: {', '.join(used)})" if used else "")
+    whole = " ".join(_with_parts(expressions, job)).casefold()
+    absent = [column.name for column in served.snapshot.source_columns if column.name not in given and column.name.casefold() in whole]
+    missing = ", ".join(f'"{column}"{_near(column, given)}' for column in absent)
+    return f'"{name}", which is made by {"; ".join(expressions)}' + (f" (missing: {missing})" if missing else "")
+
+
+def _with_parts(expressions: Sequence[str], job: Job) -> list[str]:
+    """Expressions with those of the derived columns that they name, which may name others."""
+    found = list(expressions)
+    for expression in found:
+        found += [sql for name, sql in job.data.derive.items() if name in expression and sql not in found]
+    return found
 
 
 def _near(name: str, given: list[str]) -> str:

@@ -1,13 +1,14 @@
-"""Which published version is asked, and what its run knows of the rows that it takes. Loads without TensorFlow."""
+"""Which published version is asked, what of, and what its run knows of the rows that it takes. Loads without TensorFlow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refit.config import CsvSource, IdxSource, ImagesSource, Job, JsonSource, Located, ParquetSource, nearest, parse_job
 from refit.errors import CorruptRecordError, RequestError, UnknownNameError
 from refit.layout import Layout
+from refit.prediction_files import Places, check_output
 from refit.records import BatchesRecord, Record, SnapshotRecord
 from refit.registry import VersionRecord, versions
 from refit.runs import read_run
@@ -30,6 +31,29 @@ KINDS: Mapping[str, type[Located]] = {
     "images": ImagesSource,
     "idx": IdxSource,
 }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be predicted, and where to.
+
+    Attributes:
+        source: file, glob or address of the rows.
+        output: file of the predictions.
+        kind: of the source; by default told by its ending.
+        options: of the source, over those of the job's own source of that kind.
+        max_rejected_fraction: a larger share of bad rows fails; by default the job's.
+        force: replace an output that is there.
+        batch_rows: rows that the model is given at a time; by default what suits its inputs.
+    """
+
+    source: str
+    output: Path
+    kind: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_rejected_fraction: float | None = None
+    force: bool = False
+    batch_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +112,17 @@ def _without_run(name: str, record: VersionRecord, where: Path) -> RequestError:
     )
 
 
-# ---- the input
+# ---- the request
+
+
+def check_request(served: Served, request: Request) -> tuple[Job, Places]:
+    """See that a request can be begun: the job with its input, and the places of its files.
+
+    Raises:
+        RequestError: the input's kind or options are wrong, or the output cannot be written.
+    """
+    job = job_over(served.job, request.source, request.kind, request.options)
+    return job, check_output(request.output, request.source, force=request.force)
 
 
 def job_over(job: Job, path: str, kind: str | None, options: Mapping[str, Any]) -> Job:
