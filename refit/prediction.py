@@ -85,7 +85,7 @@ def predict(served: Served, request: Request, layout: Layout, *, on_progress: On
     started, began = datetime.now(UTC), time.perf_counter()
     job, places = check_request(served, request)
     inputs = list_inputs(job.data, {}, Seen())
-    model = _Model(served, request.batch_rows)
+    model = SignatureModel(served, request.batch_rows)
     with working_aside(places) as aside:
         work = _Work(served, job, model, aside / places.output.name, _Teller(on_progress, _estimate_rows(inputs)))
         reader, written = work.read_all(inputs)
@@ -150,7 +150,7 @@ class _Work:
 
     served: Served
     job: Job
-    model: "_Model"
+    model: "SignatureModel"
     path: Path
     tell: "_Teller"
 
@@ -235,10 +235,11 @@ def _estimate(name: str, num_bytes: int) -> int | None:
 # ---- the model
 
 
-class _Model:
+class SignatureModel:
     """A SavedModel, and how rows become its inputs."""
 
-    def __init__(self, served: Served, batch_rows: int | None) -> None:
+    def __init__(self, served: Served, batch_rows: int | None = None) -> None:
+        """Load it; ``batch_rows`` are given to it at a time, by default what suits its inputs."""
         try:
             self._loaded = tf.saved_model.load(str(served.saved_model))
         except (OSError, ValueError) as error:

@@ -187,7 +187,6 @@ def test_a_builder_that_is_not_there_is_status_2(refit, job_file, tmp_path):
         (["runs", "--job", "../etc"], "there is no job"),
         (["diff", "a", "b"], "refit diff is not there yet"),
         (["replay", "a"], "refit replay is not there yet"),
-        (["predict", "a", "b.csv", "c.csv"], "refit predict is not there yet"),
         (["run", str(DIGITS), "--set", "fit.epochs"], "KEY=VALUE"),
         (["run", str(DIGITS), "--set", "fit.epoch=2"], 'Did you mean "epochs"?'),
         (["run", str(DIGITS), "--deployment", "digit"], 'Did you mean "digits"?'),
@@ -200,7 +199,7 @@ def test_what_cannot_be_is_status_2_with_a_reason(arguments, told, monkeypatch, 
 
     monkeypatch.setenv("REFIT_HOME", str(tmp_path / "artifacts"))
     monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(sys, "argv", ["refit", *arguments, *(["--json"] if arguments[0] not in ("diff", "replay", "predict") else [])])
+    monkeypatch.setattr(sys, "argv", ["refit", *arguments, *(["--json"] if arguments[0] not in ("diff", "replay") else [])])
     before = dict(os.environ)
     try:
         with pytest.raises(SystemExit) as ended:
