@@ -66,9 +66,8 @@ def main() -> None:
                 (max(rate for rate, _ in side), min(busy for _, busy in side)) for side in zip(*runs, strict=True)
             )
             print(f"{size:>6} rows at a time  bare {bare_rate:>11,.0f} rows/s {bare_busy:6.2f} µs", end="  ")
-            print(
-                f"predict {whole_rate:>11,.0f} rows/s {whole_busy:6.2f} µs  ratio {whole_rate / bare_rate:.0%}, busy {bare_busy / whole_busy:.0%}"
-            )
+            ratio = f"ratio {whole_rate / bare_rate:.0%}, of the processor {bare_busy / whole_busy:.0%}"
+            print(f"predict {whole_rate:>11,.0f} rows/s {whole_busy:6.2f} µs  {ratio}")
 
 
 if __name__ == "__main__":
