@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from refit.errors import (
     AlreadyRunningError,
@@ -31,7 +32,7 @@ from refit.prediction_files import Places, working_aside
 from refit.schema import column_of
 from refit.served import Request, find_served
 from refit.splits import read_rows
-from tests.refit.published import SALES, pictures, publish_pictures, publish_prices, publish_sales, tensors, write_sales
+from tests.refit.published import FIT, SALES, pictures, publish, publish_pictures, publish_prices, publish_sales, tensors, write_sales
 
 
 @pytest.fixture(scope="module")
@@ -425,3 +426,24 @@ def test_an_input_that_is_not_there_or_not_told_is_named(sales, tmp_path):
             ask(sales, tmp_path / name, tmp_path / "out.csv")
     with pytest.raises(RequestError, match="no kind of input"):
         ask(sales, tmp_path / "none.csv", tmp_path / "out.csv", kind="sql")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["decoded", "encoded"])
+def test_image_files_are_predicted(tmp_path, store):
+    for row in pictures(120).select(["n", "side", "picture"]).to_pylist():
+        for folder in (tmp_path / "learned" / row["side"], tmp_path / "asked" / "new"):
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.array(row["picture"], np.uint8).reshape(8, 8)
+            Image.fromarray(pixels).save(folder / f"{row['n']:03}.png")
+    (tmp_path / "asked" / "new" / "bad.png").write_text("no image")
+    source = {"kind": "images", "path": str(tmp_path / "learned"), "shape": [8, 8, 1], "store": store}
+    features = {"image": {"kind": "image", "resize": [8, 8], "color": "grey"}}
+    model = {"build": "models.convnet:build_model", "options": {"filters": [4], "hidden_units": 8}}
+    tree = {"name": "files", "data": {"sources": [source]}, "features": features, "target": {"column": "label"}, "model": model, "fit": FIT}
+    published = publish(tree, tmp_path / "home")
+    record = ask(published, tmp_path / "asked", tmp_path / "out.csv")
+    rows = read_csv(tmp_path / "out.csv")
+    assert (record.num_scored, record.num_rejected, record.left_out) == (120, 1, ("image",))
+    assert [row["path"] for row in rows] == [f"new/{number:03}.png" for number in range(120)]
+    assert {row["refit_label"] for row in rows} <= {"top", "middle", "low"}
