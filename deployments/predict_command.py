@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,7 +26,7 @@ def predict(
         str | None, typer.Option("--kind", help="csv, parquet, json, images or idx; by default told by the input's ending.")
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the source, such as delimiter=';'. Repeatable.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the source, such as 'delimiter=;'. Repeatable.")
     ] = None,
     max_rejected_fraction: Annotated[
         float | None, typer.Option("--max-rejected-fraction", min=0, max=1, help="A larger share of bad rows fails; by default the job's.")
@@ -36,7 +36,6 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the rows of a file with a published model; needs no server."""
-    from refit.jobfile import parse_assignments
     from refit.layout import home_layout
     from refit.progress import prediction_bar
     from refit.served import Request, check_request, find_served
@@ -47,7 +46,7 @@ def predict(
         source=source,
         output=output,
         kind=kind,
-        options=parse_assignments(assignments or []),
+        options=_options(assignments or []),
         max_rejected_fraction=max_rejected_fraction,
         force=force,
         batch_rows=batch_rows,
@@ -64,6 +63,17 @@ def predict(
         print_json(record)
     else:
         _show(stderr(), record)
+
+
+def _options(assignments: list[str]) -> dict[str, Any]:
+    """Values as ``refit run --set`` takes them, but that a single sign is itself: YAML has a meaning of its own for ``,`` and ``|``."""
+    from refit.jobfile import parse_assignments
+
+    options: dict[str, Any] = {}
+    for word in assignments:
+        key, _, text = word.partition("=")
+        options |= {key: text} if len(text) == 1 and not text.isalnum() else parse_assignments([word])
+    return options
 
 
 def _end(signum: int, _frame: FrameType | None) -> NoReturn:

@@ -71,8 +71,7 @@ def test_predictions_and_what_was_done_are_told(refit, tmp_path):
         (["sales", "new.csv", "new.csv", "--force"], 2, "replace the input"),
         (["sales", "new.csv", "out.csv", "--kind", "xml"], 2, "no kind of input"),
         (["sales", "new.csv", "out.csv", "--set", "delimeter=,"], 2, 'Did you mean "delimiter"?'),
-        (["sales", "none.csv", "out.csv"], 1, "does not exist"),
-        (["sales", "new.csv", "out.csv", "--set", "delimiter=,"], 1, "the input lacks"),
+        (["sales", "new.csv", "out.csv", "--set", "delimiter"], 2, "KEY=VALUE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -93,6 +92,16 @@ def test_what_cannot_be_has_a_status_and_a_reason(arguments, status, told, home,
         for name in set(os.environ) - set(before):
             del os.environ[name]
     assert (ended.value.code, told in capsys.readouterr().err) == (status, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "told"), [("none.csv", "quote='", "does not exist"), ("new.csv", "delimiter=|", "the input lacks")]
+)
+def test_an_input_that_cannot_be_used_is_status_1(source, option, told, refit, tmp_path):
+    write_sales(tmp_path / "new.csv", num_rows=3)
+    status, _, err = refit("sales", source, "out.csv", "--set", option)
+    assert (status, told in err) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
 
 
@@ -125,5 +134,5 @@ def test_stopped_in_the_middle_there_is_no_output_and_the_next_makes_it(how, sta
 
 def test_a_table_of_another_kind_is_read_where_it_is_told(refit, tmp_path):
     write_sales(tmp_path / "new", num_rows=4, delimiter=",")
-    status, _, _ = refit("sales", "new", "out.parquet", "--kind", "csv", "--set", "delimiter=','", "--version", "1")
+    status, _, _ = refit("sales", "new", "out.parquet", "--kind", "csv", "--set", "delimiter=,", "--version", "1")
     assert (status, len(pq.read_table(tmp_path / "out.parquet"))) == (0, 4)
