@@ -93,7 +93,9 @@ DECAYS = {
 }
 
 
-@pytest.mark.parametrize("name", DECAYS)
+@pytest.mark.parametrize(
+    "name", ["cosine", "step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "exponential", "warm-up"))]
+)
 def test_the_learning_rate_follows_the_formula(name, tmp_path):
     decay, share = DECAYS[name]
     epochs = 4
@@ -136,6 +138,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     assert validation_loss(job, plan, run, validation) == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fit_that_uses_all_its_epochs_keeps_the_best_weights_too(tmp_path):
     job = noisy_job()
     job = job.model_copy(

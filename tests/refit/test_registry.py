@@ -615,7 +615,7 @@ def test_a_publisher_killed_at_a_random_moment_leaves_one_complete_champion(layo
     check_settled(layout)
 
 
-@pytest.mark.parametrize("action", ["publish", "rollback", "release"])
+@pytest.mark.parametrize("action", ["publish", pytest.param("rollback", marks=pytest.mark.slow), "release"])
 def test_a_writer_killed_at_any_step_leaves_the_old_state_or_the_new(tmp_path, nursery, action):
     """Each call that opens, makes, links, renames or removes something is killed once, just before it happens."""
     outcomes = set()

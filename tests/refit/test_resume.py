@@ -293,6 +293,7 @@ def test_a_damaged_newest_checkpoint_costs_a_step_and_nothing_else(killed, undis
     assert [r.step for r in record.resumed_at] == [epoch * STEPS + step]
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_interrupted_twice_records_both(undisturbed, tmp_path):
     for epoch in (2, 11):
         with pytest.raises(InterruptedFitError):
@@ -306,6 +307,7 @@ def stop(*_):
     raise InterruptedFitError
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_within_an_epoch_still_ends_that_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr("refit.checkpoints.CheckpointWriter.is_writing", False)  # each checkpoint is waited for
     callbacks = [{"use": f"tests.refit.test_resume:{name}"} for name in ("Stopper", "Slow")]
@@ -338,6 +340,7 @@ def test_a_checkpoint_of_another_job_is_not_taken_up(killed, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric", "ignore:Learning rate reduction is conditioned")
+@pytest.mark.slow
 def test_a_fit_interrupted_before_its_first_validation_goes_on(tmp_path):
     with pytest.raises(InterruptedFitError):
         fit_digits(tmp_path, interrupt_at(1), epochs=4, validation_freq=2)

@@ -133,6 +133,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_leaves_a_stream_half_read_ends_cleanly(tmp_path):
     command = [sys.executable, "-c", ABANDON, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=Path(__file__).parents[2])
