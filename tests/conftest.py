@@ -1,6 +1,10 @@
 """What holds for all tests."""
 
 import gc
+import os
+
+# Tests of flows are collected with the others, and importing Prefect there sets up loggers that warn outside of a flow.
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 
 
 def pytest_collection_finish() -> None:

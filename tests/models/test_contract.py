@@ -20,8 +20,10 @@ NUM_ROWS = 48
 LABELS = {
     "binary": np.arange(NUM_ROWS) % 2,
     "classes": np.arange(NUM_ROWS) % 3,
+    "multilabel": np.arange(NUM_ROWS) % 3,
     "regression": (np.arange(NUM_ROWS) % 5).astype(np.float64),
 }
+SETS = np.array(["", "low", "high|low"])  # what a row has, by its label
 AUGMENTED = {"flip": True, "shift": 0.1, "crop": 0.1, "rotation": 0.02, "zoom": 0.1, "contrast": 0.2, "cutout": 0.3}
 MODULES = [f"models.{module.name}" for module in pkgutil.iter_modules(models.__path__)]
 BUILDERS = [f"{name}:build_model" for name in MODULES if hasattr(importlib.import_module(name), "build_model")]
@@ -78,7 +80,7 @@ def table_of(shape, kind):
     days = pa.array([1_000_000 * i if i % 6 else None for i in range(NUM_ROWS)], pa.timestamp("us"))
     vector = generator.normal(size=(NUM_ROWS, 3)).astype(np.float32)
     tables["every kind"] = {**tables["mixed"], **tables["text"], "moment": days, "vector": vector}
-    return stored(**tables[shape], y=label)
+    return stored(**tables[shape], y=SETS[label] if kind == "multilabel" else label)
 
 
 def job_for(builder, options, kind, shape, **fit):
@@ -102,10 +104,10 @@ def job_for(builder, options, kind, shape, **fit):
 def cases():
     """Every shape and every set of options of each builder, each with a kind of target; not their product. All but one of each are slow.
 
-    A regression is left out where the builder leaves the last layer to ``target.head``, and the kinds have shown the rest.
+    Regression and several labels are left out where the builder leaves the last layer to ``target.head``: the others show the rest.
     """
     for place, (builder, (shapes, options)) in enumerate(CASES.items()):
-        kinds = ["binary", "classes", "regression"] if builder in OWN_HEADS or len(options) > 2 else ["binary", "classes"]
+        kinds = ["binary", "classes", "regression", "multilabel"] if builder in OWN_HEADS or len(options) > 2 else ["binary", "classes"]
         for number, kind in enumerate(kinds):
             picked, shape = options[number % len(options)], shapes[number % len(shapes)]
             name = f"{builder.removeprefix('models.').partition(':')[0]}-{kind}-{shape}"
@@ -140,7 +142,7 @@ def test_every_builder_is_put_to_the_test():
 def test_the_contract(builder, options, kind, shape, located):
     job = job_for(builder, located(options), kind, shape)
     model = check_builder(job, plan_of(job, table_of(shape, kind)))
-    assert model.output_shape == (None, {"binary": 1, "classes": 3, "regression": 1}[kind])
+    assert model.output_shape == (None, {"binary": 1, "classes": 3, "multilabel": 2, "regression": 1}[kind])
 
 
 @pytest.mark.parametrize("builder", [pytest.param(b, marks=() if "dense" in b else pytest.mark.slow) for b in CASES])

@@ -250,7 +250,6 @@ def target_of(values, kind=None, dtype=None):
         ([1.0, 0.0, 1.0], "regression", None),
         (list(range(MAX_CLASSES)), "classes", tuple(range(MAX_CLASSES))),
         (list(range(MAX_CLASSES + 1)), "regression", None),
-        (["a"], "classes", ("a",)),
     ],
 )
 def test_the_kind_of_the_target_is_inferred(values, kind, classes):

@@ -1,6 +1,7 @@
 """A fit that starts from the champion: what is taken over means the same, what cannot is named, and a killed one starts from the same."""
 
 import shutil
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from refit.lineage import trace_learning
 from refit.probes import draw_rows
 from refit.progress import FitProgress
 from refit.records import FitRecord, WarmStart
+from refit.signatures import outputs_of
 from refit.splits import count_shared
 from refit.stages import forget_stages, read_stage
 from refit.warm_start import _describe, _match
@@ -147,10 +149,9 @@ def test_code_of_builders_may_change_where_it_still_builds_what_serves(is_same, 
     if not is_same:
         served.run("one", seed=1)
     model, plan = load_fitted(served.job(), served.plan("one"), served.paths("one")), served.plan("one")
-    specs = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in [("x", tf.float32), ("colour", tf.string)]}
     version = shop.layout.model("shop").version(1)
     shutil.rmtree(version)
-    _write_saved_model(model, plan, specs, version)
+    _write_saved_model(model, plan, partial(outputs_of, model, plan), version)
     start = shop.run("two", **WARM).warm_start
     assert (start.num_taken, start.why_not is None) == ((7, True) if is_same else (0, False))
     assert is_same or "what it builds now is another model than version 1" in start.why_not
