@@ -11,12 +11,12 @@ from tests.refit.published import publish_sales, write_sales
 
 
 @pytest.fixture(scope="module")
-def sales(tmp_path_factory):
+def sales(prefect_server, tmp_path_factory):
     return publish_sales(tmp_path_factory.mktemp("sales"))
 
 
 @pytest.fixture
-def folder(sales, prefect_server, tmp_path, monkeypatch):
+def folder(sales, tmp_path, monkeypatch):
     monkeypatch.setenv("REFIT_HOME", str(sales.layout.home))
     write_sales(tmp_path / "new.csv", num_rows=60)
     return tmp_path
