@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,10 +46,25 @@ class Section(BaseModel):
 # ---- data
 
 
-class Located(Section):
-    """Files at a place: a path or glob, local or in an object store."""
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
-    path: str = Field(min_length=1, description="A file or a glob, relative to the working directory; or s3://bucket/…, gs://bucket/….")
+
+def _check_variables(path: str) -> str:
+    if "${" in VARIABLE.sub("", path):
+        raise ValueError("an environment variable is written ${NAME}, or ${NAME:-default} with a default that holds no other")
+    return path
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_check_variables)]
+
+
+class Located(Section):
+    """Files at a place: a path or glob, local or in an object store. Its variables are replaced when the files are looked for."""
+
+    path: Place = Field(
+        description="A file or a glob, relative to the working directory; or s3://bucket/…, gs://bucket/…. ${NAME} and ${NAME:-default} "
+        "stand for environment variables."
+    )
     endpoint: str | None = Field(None, description="Address of an S3-speaking server other than Amazon's, such as http://127.0.0.1:9000.")
     region: str | None = Field(None, description="Region of the bucket (s3).")
 
@@ -127,8 +143,8 @@ class ImagesSource(Located):
     """
 
     kind: Literal["images"] = Field(description="Image files: JPEG, PNG, GIF, BMP.")
-    path: str = Field(min_length=1, description="The folder that the images lie in; or s3://bucket/…, gs://bucket/….")
-    manifest: str | None = Field(None, description="A CSV or Parquet table; without one the folders in path are the classes.")
+    path: Place = Field(description="The folder that the images lie in; or s3://bucket/…, gs://bucket/….")
+    manifest: Place | None = Field(None, description="A CSV or Parquet table; without one the folders in path are the classes.")
     file_column: str = Field("path", description="The manifest's column of file names, relative to path.")
     shape: tuple[PositiveInt, PositiveInt, Literal[1, 3, 4]] | None = Field(
         None, description="Height, width and channels; an image of another size or mode is rejected, unless it is resized."
@@ -154,7 +170,7 @@ class IdxSource(Located):
     """
 
     kind: Literal["idx"] = Field(description="IDX files, as of MNIST.")
-    labels: str | None = Field(None, min_length=1, description="The file of labels, or a glob that matches one for each file of images.")
+    labels: Place | None = Field(None, description="The file of labels, or a glob that matches one for each file of images.")
 
 
 class SqlSource(Section):

@@ -29,7 +29,7 @@ _WHERE = {"path", "endpoint", "region"}  # where a file lies, which is not how i
 
 
 def identity(source: Source) -> str:
-    """How a source of the job is told from its others: what its inputs are ``listed_by``."""
+    """How a source of the job is told from its others: what its inputs are ``listed_by``. A path keeps its variables."""
     return _module(source).identity(source) if isinstance(source, SqlSource | PythonSource) else source.path
 
 

@@ -83,21 +83,23 @@ def _list_classes(source: ImagesSource, seen: Seen) -> list[Input]:
 
 
 def _check_classes(source: ImagesSource, classes: dict[str, list[File]], loose: list[File]) -> None:
+    folder = locations.expand_variables(source.path)
     if not classes:
         raise NothingThereError(
             "no image lies in a class folder.",
-            where=source.path,
-            expected=f"{posixpath.join(source.path, '<label>', '<name>.jpg')} (or {', '.join(SUFFIXES[1:])})",
+            where=folder,
+            expected=f"{posixpath.join(folder, '<label>', '<name>.jpg')} (or {', '.join(SUFFIXES[1:])})",
             received=f"{len(loose)} images in the folder itself" if loose else "no image at all",
             remedy="Sort the images into a folder for each class, or name their labels in a table: manifest.",
         )
     if loose:
-        _log.warning("%s: %d images lie in no class folder and are passed over, such as %s", source.path, len(loose), loose[0].name)
+        _log.warning("%s: %d images lie in no class folder and are passed over, such as %s", folder, len(loose), loose[0].name)
 
 
 def _class_input(source: ImagesSource, label: str, files: list[File], seen: Seen) -> Input:
     ordered = sorted(files, key=lambda file: _relative(file, source))
-    return Input(name=posixpath.join(source.path, label), digest=_digest(source, [], ordered, seen), source=source, files=tuple(ordered))
+    name = posixpath.join(locations.expand_variables(source.path), label)
+    return Input(name=name, digest=_digest(source, [], ordered, seen), source=source, files=tuple(ordered))
 
 
 def _list_tables(source: ImagesSource, seen: Seen) -> list[Input]:
@@ -125,7 +127,7 @@ def _digest(source: ImagesSource, tables: list[File], files: list[File], seen: S
 
 
 def _relative(file: File, source: ImagesSource) -> str:
-    return str(PurePosixPath(file.name).relative_to(PurePosixPath(source.path)))
+    return str(PurePosixPath(file.name).relative_to(PurePosixPath(locations.expand_variables(source.path))))
 
 
 def _plain_name(name: str | None) -> str | None:
@@ -165,7 +167,7 @@ def _read_parquet(file: File, source: ImagesSource, spool: Path) -> _Manifest | 
 
 def _read_csv(file: File, source: ImagesSource, spool: Path) -> _Manifest:
     """As a CSV source's rows; a column gets a type if all its values fit it, and else is text."""
-    csv = CsvSource(kind="csv", path=file.name, endpoint=source.endpoint, region=source.region)
+    csv = CsvSource(kind="csv", path=str(source.manifest), endpoint=source.endpoint, region=source.region)
     with (
         delimited.open_sound(Input(name=file.name, digest="", source=csv, files=(file,)), spool) as text,
         sealed_connection(map(str, text.paths)) as connection,
@@ -234,7 +236,7 @@ def open_input(found: Input, spool: Path) -> Iterator[Batches]:
     if not isinstance(source, ImagesSource):
         raise TypeError(type(source))
     rows = _table_rows(found, source, spool) if source.manifest else _class_rows(found, source)
-    num_threads = _FETCHING_THREADS if "://" in source.path else len(os.sched_getaffinity(0))
+    num_threads = _FETCHING_THREADS if "://" in locations.expand_variables(source.path) else len(os.sched_getaffinity(0))
     with _pillow_quiet(), ThreadPoolExecutor(num_threads, thread_name_prefix="refit-images") as pool:
         try:
             reader = _Reader(source, rows, spool, pool, num_threads * _AHEAD)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
-from refit.config import Located
+from refit.config import VARIABLE, Located
 from refit.errors import NothingThereError, SourceError
 from refit.sources.inputs import File
 from refit.sources.stores import (
@@ -35,6 +35,27 @@ _REMOTE_PIECE = 8 << 20  # each piece is one request
 _WILD = re.compile(r"[*?[]")
 
 
+# ---- variables
+
+
+def expand_variables(path: str) -> str:
+    """``path`` with ``${NAME}`` and ``${NAME:-default}`` replaced by environment variables, as a shell does.
+
+    A default is for a variable that is not set or empty; no other ``$`` is special, nor is one in a value.
+
+    Raises:
+        SourceError: variables without a default are not set.
+    """
+    unset = sorted({match[1] for match in VARIABLE.finditer(path) if match[2] is None and match[1] not in os.environ})
+    if unset:
+        raise SourceError(
+            f"environment variables are not set: {', '.join(unset)}." if unset[1:] else f"the environment variable {unset[0]} is not set.",
+            where=f'data.sources, "{path}"',
+            remedy=f"Set it where the job runs: export {unset[0]}=…; or give a default in the job: ${{{unset[0]}:-…}}.",
+        )
+    return VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[2] or "", path)
+
+
 # ---- listing
 
 
@@ -46,13 +67,14 @@ def list_files(pattern: str, place: Located) -> list[File]:
     out. The rules are the same for the keys of an object store.
 
     Args:
-        pattern: relative to the working directory, or absolute, or ``s3://bucket/key``, ``gs://bucket/key``.
+        pattern: relative to the working directory, or absolute, or ``s3://bucket/key``, ``gs://bucket/key``; with variables.
         place: says where the object store is; its own path is not looked at.
 
     Raises:
-        SourceError: there is no such file, a folder may not be listed, or the address cannot be used.
+        SourceError: there is no such file, a folder may not be listed, the address cannot be used, or a variable is not set.
         TransientError: the store cannot be reached.
     """
+    pattern = expand_variables(pattern)
     address = parse_address(pattern)
     files = _local_files(pattern) if address is None else _remote_files(pattern, address, place)
     return sorted(files, key=lambda file: file.name)
@@ -64,9 +86,10 @@ def list_folder(path: str, place: Located, suffixes: Collection[str]) -> list[Fi
     Links to folders are not followed; names with a leading dot are left out, and so are folders of such names.
 
     Raises:
-        SourceError: it is no folder, or holds no such file.
+        SourceError: it is no folder, or holds no such file; or a variable is not set.
         TransientError: the store cannot be reached.
     """
+    path = expand_variables(path)
     address = parse_address(path)
     if address is None:
         _expect_folder(path)
