@@ -6,7 +6,7 @@ JOB    ?= deployments/digits.yaml
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-gpu train test test-all check format lock board serve bench bench-batches bench-fit clean
+.PHONY: help install install-gpu train test test-all check format lock board serve bench bench-batches bench-fit bench-results clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -56,6 +56,9 @@ bench-batches: $(STAMP)  ## rows a second against what people use (peers: pip in
 
 bench-fit: $(STAMP)  ## a fit's step, checkpoints and resuming against a bare fit and the usual script (needs pip install 'refit[bench]')
 	$(BIN)/python benchmarks/bench_fit.py
+
+bench-results: $(STAMP)  ## test metrics of the shipped jobs against a plain script and scikit-learn (needs REFIT_DATA)
+	$(BIN)/python benchmarks/bench_results.py
 
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade -o requirements.lock

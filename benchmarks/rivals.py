@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from refit.feature_plans import encode_labels
 from refit.layout import Layout
 from refit.metrics import compute_metrics
 from refit.records import BatchesRecord, Side, SnapshotRecord
 from refit.schema import MISSING_INTEGER, to_numpy
 from refit.splits import read_rows
 from refit.stages import read_stage
+from refit.targets import encode_labels
 
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 TEXT = "text"
