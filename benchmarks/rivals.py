@@ -10,6 +10,7 @@ import numpy as np
 from refit.layout import Layout
 from refit.metrics import compute_metrics
 from refit.records import BatchesRecord, Side, SnapshotRecord
+from refit.runs import read_run
 from refit.schema import MISSING_INTEGER, to_numpy
 from refit.splits import read_rows
 from refit.stages import read_stage
@@ -39,14 +40,18 @@ class Task:
         return 32 if len(self.labels["train"]) < SMALL else 256
 
 
-def read_task(home: str, job: str, run: str, kind: str) -> Task:
-    """The very rows that a run learned from and was measured on."""
+def read_task(home: str, job: str, run: str, kind: str, *, derived: bool) -> Task:
+    """The very rows that a run learned from and was measured on; of their columns the run's features.
+
+    Without ``derived`` columns that the job derives are left out, but for moments: who writes the usual script takes the data's own.
+    """
     layout = Layout(Path(home))
     paths = layout.run(job, run)
     plan, snapshot = read_stage(paths, "convert", BatchesRecord), read_stage(paths, "ingest", SnapshotRecord)
     if plan is None or snapshot is None:
         raise SystemExit(f"{job}/{run} is not complete")
-    features = () if kind == TEXT else plan.features
+    made = () if derived else read_run(layout, job, run).parameters.data.derive
+    features = () if kind == TEXT else tuple(f for f in plan.features if f.name not in made or f.kind == "timestamp")
     names = [TEXT] if kind == TEXT else [feature.name for feature in features]
     inputs: dict[Side, dict[str, np.ndarray]] = {}
     labels: dict[Side, np.ndarray] = {}
@@ -55,7 +60,7 @@ def read_task(home: str, job: str, run: str, kind: str) -> Task:
         inputs[side] = {feature.name: to_numpy(table[feature.name], feature) for feature in features}
         inputs[side] |= {TEXT: np.array(table[TEXT].to_pylist(), dtype=object)} if kind == TEXT else {}
         labels[side] = encode_labels(table[plan.target.name], plan.target)
-    return Task(plan, inputs, labels)
+    return Task(plan.model_copy(update={"features": features}), inputs, labels)
 
 
 def measure(task: Task, predictions: np.ndarray) -> dict[str, float]:
@@ -212,9 +217,9 @@ PLAIN: dict[str, Callable[[Task], np.ndarray]] = {"table": plain_table, TEXT: pl
 CLASSIC: dict[str, Callable[[Task, int], np.ndarray]] = {"table": classic_table, TEXT: classic_text, "images": classic_images}
 
 
-def compete(name: str, kind: str, home: str, job: str, run: str, seed: int) -> dict[str, float]:
+def compete(name: str, kind: str, home: str, job: str, run: str, seed: int, derived: bool) -> dict[str, float]:
     """Test metrics of one rival on a run's rows."""
-    task = read_task(home, job, run, kind)
+    task = read_task(home, job, run, kind, derived=derived)
     if name == "scikit-learn":
         return measure(task, CLASSIC[kind](task, seed))
     import keras
