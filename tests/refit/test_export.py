@@ -1,6 +1,7 @@
 """The SavedModel predicts from raw columns what the fitted model predicts, where only TensorFlow is installed."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from refit import export
+from refit import export, proof
 from refit.errors import ProofError
 from refit.export import ODD_ROWS, PROOF_ROWS, TOLERANCE, export_model, raw_columns
 from refit.fitting import assemble_model, fit_model, load_fitted
@@ -261,3 +262,10 @@ def test_raw_columns_are_as_the_signature_takes_them(fitted):
     assert np.isnan(columns["number"][0])
     assert columns["whole"][0] == -(2**63)
     assert columns["word"][:4].tolist() == ["Zürich", "東京", "", "a"]
+
+
+def test_a_difference_is_a_share_of_the_largest_value_and_of_one_where_all_are_smaller():
+    expected = np.array([0.5, -800.0, 2.0])
+    assert proof.measure_difference(np.array([0.5, -800.0, 2.00016]), expected) == pytest.approx(2e-7)
+    assert proof.measure_difference(np.array([0.1, 0.3]), np.array([0.1, 0.2])) == pytest.approx(0.1)
+    assert math.isnan(proof.measure_difference(np.array([math.nan]), np.array([1.0])))
