@@ -90,15 +90,17 @@ def _timed(command: Sequence[str], environment: dict[str, str]) -> tuple[str, fl
 # ---- telling
 
 
-def measure(name: str, seeds: int, *, derived: bool) -> None:
+def measure(name: str, seeds: Sequence[int], *, derived: bool) -> None:
     """All contenders on one data set, once a seed, and print what came out."""
     found: dict[str, list[Numbers]] = {"refit": [], "plain Keras": [], "scikit-learn": []}
-    for seed in range(seeds):
+    for seed in seeds:
         with tempfile.TemporaryDirectory(prefix="refit-bench-") as folder:
             numbers, record = run_refit(name, seed, f"{folder}/home")
             found["refit"].append(numbers)
             for rival in ("plain Keras", "scikit-learn"):
                 found[rival].append(run_rival(rival, name, seed, f"{folder}/home", record, derived=derived))
+        told = (f"{contender} {numbers[-1][metric]:.6g}" for metric in DATA[name].goals for contender, numbers in found.items())
+        print(f"{name}, seed {seed}: {', '.join(told)}", flush=True)
     tell(name, found)
 
 
@@ -131,7 +133,7 @@ def _judge(metric: str, goal: float, means: Numbers) -> str:
     return "; ".join(f"{what}: {'reached' if sign * means['refit'] >= sign * value else 'MISSED'}" for what, value in parts.items())
 
 
-def main(names: Sequence[str], seeds: int, *, derived: bool) -> None:
+def main(names: Sequence[str], seeds: Sequence[int], *, derived: bool) -> None:
     """Measure and print."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "scikit-learn"))
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
@@ -148,7 +150,7 @@ if __name__ == "__main__":
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("data", nargs="*", metavar="DATA", help=f"data sets: {', '.join(DATA)}; by default all")
-        parser.add_argument("--seeds", type=int, default=3, help="runs of each contender")
+        parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each contender for each of them")
         parser.add_argument("--derived", action="store_true", help="give rivals the columns that a job derives, too")
         chosen = parser.parse_args()
         unknown = set(chosen.data) - set(DATA)

@@ -36,7 +36,7 @@ PROOF_ROWS, ODD_ROWS = 256, 16
 LATENCY_CALLS = 200
 _THRESHOLD_ROWS = 1024
 Tensors = dict[str, tf.Tensor]
-# Largest difference between a prediction in the training process and from the SavedModel, a share of the largest above 1; both
+# Largest difference between a prediction in the training process and from the SavedModel, as ``proof.measure_difference`` has it; both
 # compute in float32.
 TOLERANCE = 1e-5
 

@@ -54,13 +54,14 @@ def answer(request: dict[str, Any], predict: Callable[..., Any]) -> dict[str, An
 
 
 def measure_difference(found: Any, expected: Any) -> float:  # noqa: ANN401 -- NumPy arrays
-    """Largest difference of two numbers, as a share of the largest expected one where that is above 1.
+    """Largest difference of two numbers, as a share of the expected one, or of the usual one, where these are above 1.
 
     A small value of a quantity may be the difference of large ones, such as a mean and what the net subtracts: it is as exact as they are.
     """
     import numpy as np
 
-    return float(np.abs(found - expected).max() / np.maximum(1, np.abs(expected).max()))
+    sizes = np.abs(expected)
+    return float((np.abs(found - expected) / np.maximum(sizes, max(1, np.median(sizes)))).max())
 
 
 def _without_last_sign(values: Any) -> Any:  # noqa: ANN401 -- a NumPy array

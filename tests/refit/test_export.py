@@ -264,8 +264,10 @@ def test_raw_columns_are_as_the_signature_takes_them(fitted):
     assert columns["word"][:4].tolist() == ["Zürich", "東京", "", "a"]
 
 
-def test_a_difference_is_a_share_of_the_largest_value_and_of_one_where_all_are_smaller():
-    expected = np.array([0.5, -800.0, 2.0])
-    assert proof.measure_difference(np.array([0.5, -800.0, 2.00016]), expected) == pytest.approx(2e-7)
+def test_a_difference_is_a_share_of_the_value_or_of_the_usual_one_or_of_one():
+    expected = np.array([0.5, -800.0, 200.0])
+    assert proof.measure_difference(np.array([0.5, -800.0, 200.002]), expected) == pytest.approx(1e-5)
+    assert proof.measure_difference(np.array([0.502, -800.0, 200.0]), expected) == pytest.approx(1e-5)
+    assert proof.measure_difference(np.array([0.5, -800.008, 200.0]), expected) == pytest.approx(1e-5)
     assert proof.measure_difference(np.array([0.1, 0.3]), np.array([0.1, 0.2])) == pytest.approx(0.1)
     assert math.isnan(proof.measure_difference(np.array([math.nan]), np.array([1.0])))
