@@ -197,7 +197,7 @@ def is_expected_side():
 def skew(name, change):
     """``outputs_of`` whose expected side says something else."""
 
-    def skewed(model, plan, inputs):
+    def skewed(model, plan, inputs, threshold=0.5):
         outputs = outputs_of(model, plan, inputs)
         return {**outputs, name: change(outputs[name])} if is_expected_side() else outputs
 
